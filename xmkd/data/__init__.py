@@ -1,0 +1,1 @@
+"""From files to batches: manifests, readers, deterministic preprocessing, cache, augmentation, streams."""

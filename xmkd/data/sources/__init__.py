@@ -1,0 +1,1 @@
+"""One module per public data set: each turns the files as published into a manifest."""

@@ -1,0 +1,1 @@
+"""Statistics of diagnostic accuracy, thresholds, comparison and report; no Lightning here."""
