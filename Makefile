@@ -1,0 +1,38 @@
+# Thin lines over `python -m xmkd`; `make help` lists them. Pass overrides as OVERRIDES="key=value key=value".
+SHELL := /bin/bash
+PY := .venv/bin/python
+XMKD := $(PY) -m xmkd
+OVERRIDES ?=
+TESTS ?= tests
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench train-teacher crossval-teacher
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+setup: ## Create .venv with everything in it (two minutes, once)
+	@tools/setup.sh
+
+demo: setup ## Train, evaluate and report a short teacher; needs no data of yours
+	@tools/demo.sh $(OVERRIDES)
+
+test: setup ## Run the tests
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+
+check: setup ## Lint, format check, strict types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: setup ## Format and mend what ruff can mend
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: setup ## Run the head-to-head benchmarks and print their ratios
+	@for name in loader loop bootstrap; do $(XMKD) bench $$name || exit 1; done
+
+train-teacher: setup ## Train and evaluate the ultrasound teacher on MMOTU (about ten minutes on 2 cores)
+	@$(XMKD) fit experiments/teacher_mmotu.yaml $(OVERRIDES)
+
+crossval-teacher: setup ## Five grouped folds of the same, with out-of-fold predictions
+	@$(XMKD) crossval experiments/teacher_mmotu.yaml $(OVERRIDES)
