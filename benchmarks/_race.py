@@ -179,9 +179,14 @@ def record(benchmark: str, outcomes: Sequence[Outcome], packages: Sequence[str] 
             race = outcome.race
             target = "" if race.target is None else f"{'>=' if race.bound == 'at least' else '<='} {race.target:g}"
             ratios = (f"{outcome.ratio_min:.3f}", f"{outcome.ratio_median:.3f}")
-            row = (datetime.now(UTC).date(), race.name, *ratios, target, versions(packages), threads(), machine())
+            row = (today(), race.name, *ratios, target, versions(packages), threads(), machine())
             writer.writerow(row)
     return path
+
+
+def today() -> str:
+    """Today's date (UTC), as 2026-01-31."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def versions(packages: Sequence[str]) -> str:
