@@ -1,35 +1,35 @@
 """Prepared arrays on disk, read through memory maps.
 
-An entry is two files in the cache folder: `<key>.npy` and, written last, `<key>.json` with its shape, geometry and
-checksum. The key hashes the source file's path, size and time together with the settings and the code's version, so an
-entry is never stale: whatever changes leads to another key. Files are written beside their place under another name
-and moved there in one step, so readers and writers in other processes never see half an entry.
+An entry is two files in the cache folder: `<key>.npy` and, written last, `<key>.json` with its geometry, size and
+checksum. The key hashes path, size and time of the source together with the settings and the version of the code, so an
+entry can't be stale: whatever changes leads to another key. A file is written beside its place under another name and
+moved there in one step, so other processes never see half an entry.
 
-Streams of many small images of one shape are read from a pack: all their arrays in one file, opened once.
+A stream of many small arrays of one shape is read from a pack: all of them in one file, opened once.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xmkd.data.cachefiles import CacheListing, Folder, Meta
 from xmkd.data.preprocess import Prep, Prepared, prepare, prepare_mask, spec_hash
-from xmkd.errors import CacheError, XmkdError
+from xmkd.errors import CacheError, ReadError, XmkdError
 
 Array = NDArray[np.generic]
+OnError = Literal["raise", "skip"]
+
+_ALONE = 64  # arrays that one process makes before a pool of processes would have started
 
 
 @dataclass(frozen=True)
@@ -51,32 +51,30 @@ class CacheReport:
     errors: dict[Path, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class CacheListing:
-    """One entry or pack on disk."""
-
-    path: Path
-    source: str
-    shape: tuple[int, ...]
-    nbytes: int
-    age_days: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedArray:
     """The arrays of many items in one memory map.
 
     Attributes:
-        array: `(N, C, H, W)` or `(N, C, T, H, W)`, read-only.
-        rows: For each item its row in `array`, int64; -1 where the item could not be read and was skipped.
+        path: The file.
+        rows: For each item its row in `array`, int64 `(items,)`; -1 where the item could not be read and was skipped.
         spacing_mm: For each row its spacing, None where unknown.
         errors: The message of each skipped source.
+        array: `(N, C, H, W)` or `(N, C, T, H, W)`, read-only.
     """
 
-    array: Array
+    path: Path
     rows: NDArray[np.int64]
     spacing_mm: list[tuple[float, ...] | None]
     errors: dict[Path, str]
+    array: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "array", np.load(self.path, mmap_mode="r"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process goes the name of the file, not its content."""
+        return PackedArray, (self.path, self.rows, self.spacing_mm, self.errors)
 
 
 class ArrayCache:
@@ -87,7 +85,24 @@ class ArrayCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = Path(folder or os.environ.get("XMKD_CACHE") or Path(".cache", "xmkd"))
+        self.files = Folder(Path(folder or os.environ.get("XMKD_CACHE") or Path(".cache", "xmkd")).absolute())
+
+    @property
+    def folder(self) -> Path:
+        """Where the arrays lie."""
+        return self.files.path
+
+    def ls(self) -> list[CacheListing]:
+        """What the cache holds, newest first."""
+        return self.files.ls()
+
+    def verify(self) -> list[Path]:
+        """Delete entries whose content is damaged, so that they are made again; returns their paths."""
+        return self.files.verify()
+
+    def clean(self, older_than_days: float | None = None, *, all: bool = False) -> int:  # noqa: A002
+        """Delete what was made more than so many days ago, or all; returns the bytes freed."""
+        return self.files.clean(older_than_days, all=all)
 
     def get(self, source: Path, prep: Prep, *, modality: str | None = None) -> Array:
         """The prepared array of a file or series folder, as a read-only memory map; made if it isn't there yet."""
@@ -104,191 +119,164 @@ class ArrayCache:
         return self._open(key) or self._make(key, item)
 
     def warm(
-        self, items: Sequence[CacheItem], workers: int = 0, *, on_error: Literal["raise", "skip"] = "raise"
+        self, items: Sequence[CacheItem], workers: int | None = None, *, on_error: OnError = "raise"
     ) -> CacheReport:
-        """Make every array that is missing, in `workers` processes, under a progress bar.
+        """Make every array that is missing, under a progress bar.
+
+        Args:
+            items: What to make.
+            workers: Processes; by default one for each core where there is enough to do. 0 works in this process.
+            on_error: Whether a source that can't be read stops everything or is listed in the report.
 
         Raises:
             XmkdError: The first source that failed, unless `on_error` is "skip".
         """
-        from rich.progress import track
-
-        report = CacheReport()
-        for item, (made, error) in zip(items, track(self._fill(items, workers), "caching", len(items)), strict=True):
-            if error is not None:
-                if on_error == "raise" or isinstance(error, CacheError):
-                    raise error
-                report.errors[item.source] = str(error)
-            elif made:
+        missing = [item for item in items if self.files.meta(_key(item)) is None]
+        report = CacheReport(found=len(items) - len(missing))
+        for item, error in zip(missing, self._make_all(missing, workers), strict=True):
+            if error is None:
                 report.made += 1
+            elif on_error == "raise" or isinstance(error, CacheError):
+                raise error
             else:
-                report.found += 1
+                report.errors[item.source] = str(error)
         return report
 
     def pack(
-        self, items: Sequence[CacheItem], workers: int = 0, *, on_error: Literal["raise", "skip"] = "raise"
+        self, items: Sequence[CacheItem], workers: int | None = None, *, on_error: OnError = "raise"
     ) -> PackedArray:
         """All items in one memory map; they must share shape and type.
 
         Raises:
-            XmkdError: A source failed and `on_error` is "raise", or the shapes differ.
+            XmkdError: A source failed and `on_error` is "raise", all failed, or the shapes differ.
         """
-        key = hashlib.blake2b("".join(_key(i) for i in items).encode(), digest_size=16).hexdigest()
-        meta = self._read_meta(f"pack-{key}")
-        if meta is None:
-            report = self.warm(items, workers, on_error=on_error)
-            good = [i for i in items if i.source not in report.errors]
-            entries = [self.entry(i) for i in good]
-            shapes = {e.array.shape for e in entries}
-            if len(shapes) != 1:
-                raise CacheError(f"a pack needs arrays of one shape, not {sorted(shapes)}", where=items[0].source)
-            rows, n = [], 0
-            for item in items:
-                rows.append(-1 if item.source in report.errors else n)
-                n += rows[-1] >= 0
-            meta = {
-                "rows": rows,
-                "spacings": [e.spacing_mm for e in entries],
-                "errors": {str(k): v for k, v in report.errors.items()},
-            }
-            self._write(f"pack-{key}", np.stack([e.array for e in entries]), meta)
-        spacings = [None if s is None else tuple(s) for s in meta["spacings"]]
-        array = np.load(self.folder / f"pack-{key}.npy", mmap_mode="r")
-        errors = {Path(k): v for k, v in meta["errors"].items()}
-        return PackedArray(array, np.array(meta["rows"], np.int64), spacings, errors)
+        key = "pack-" + _digest("".join(_key(item) for item in items))
+        meta = self.files.meta(key)
+        if meta is None or (meta["errors"] and on_error == "raise"):
+            meta = self._pack(key, items, self.warm(items, workers, on_error=on_error))
+        return PackedArray(
+            self.files.array_path(key),
+            np.array(meta["rows"], np.int64),
+            [None if s is None else tuple(s) for s in meta["spacing_mm"]],
+            {Path(source): message for source, message in meta["errors"].items()},
+        )
 
-    def ls(self) -> list[CacheListing]:
-        """What the cache holds, newest first."""
-        found = []
-        for path in self.folder.glob("*.json"):
-            meta = self._read_meta(path.stem)
-            if meta is not None:
-                age = (time.time() - path.stat().st_mtime) / 86400
-                found.append(
-                    CacheListing(
-                        path.with_suffix(".npy"), str(meta.get("source", "")), tuple(meta["shape"]), meta["size"], age
+    def _pack(self, key: str, items: Sequence[CacheItem], report: CacheReport) -> Meta:
+        readable = [item for item in items if item.source not in report.errors]
+        if not readable:
+            raise ReadError("none of the files can be read: " + next(iter(report.errors.values()), "the list is empty"))
+        spacings: list[tuple[float, ...] | None] = []
+        shape: list[tuple[int, ...]] = []
+
+        def arrays() -> Iterator[Array]:
+            for item in readable:
+                entry = self.entry(item)
+                shape.append(entry.array.shape)
+                if shape[-1] != shape[0]:
+                    raise ReadError(
+                        f"the prepared array has shape {shape[-1]}, others have {shape[0]}",
+                        where=item.source,
+                        fixes=("set the preprocessing's size (and frames, for clips)", "keep stills and clips apart"),
                     )
-                )
-        return sorted(found, key=lambda e: e.age_days)
+                spacings.append(entry.spacing_mm)
+                yield entry.array
 
-    def clean(self, older_than_days: float | None = None, all: bool = False) -> int:  # noqa: A002
-        """Delete entries made more than so many days ago, or all; returns the bytes freed."""
-        freed = 0
-        for path in list(self.folder.glob("*")):
-            age = (time.time() - path.stat().st_mtime) / 86400
-            if all or (older_than_days is not None and age > older_than_days):
-                freed += path.stat().st_size
-                path.unlink(missing_ok=True)
-        return freed
+        good = np.array([item.source not in report.errors for item in items])
+        meta = {
+            "source": f"pack of {len(readable)}",
+            "rows": np.where(good, np.cumsum(good) - 1, -1).tolist(),
+            "spacing_mm": spacings,  # filled while the arrays are written
+            "errors": {str(source): message for source, message in report.errors.items()},
+        }
+        return self.files.write(key, arrays(), len(readable), meta)
 
-    def _fill(self, items: Sequence[CacheItem], workers: int) -> Iterator[tuple[bool, XmkdError | None]]:
-        if workers == 0:
-            yield from map(self._fill_one, items)
+    def _make_all(self, items: Sequence[CacheItem], workers: int | None) -> Iterable[XmkdError | None]:
+        """Make these arrays; for each None or what went wrong."""
+        from rich.progress import track
+
+        if workers is None:
+            workers = min(len(items) // _ALONE, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        if workers <= 1:
+            yield from track(map(self._try, items), "preparing", len(items), disable=not items)
             return
         with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(self._fill_one, items, chunksize=8)
+            try:
+                yield from track(pool.map(self._try, items, chunksize=4), "preparing", len(items))
+            except BrokenProcessPool:
+                raise CacheError(
+                    "a process that prepared arrays was killed, most likely for want of memory",
+                    where=self.files.path,
+                    fixes=(
+                        "run the command again: it goes on where it stopped",
+                        "free memory, or use a larger machine",
+                    ),
+                ) from None
 
-    def _fill_one(self, item: CacheItem) -> tuple[bool, XmkdError | None]:
+    def _try(self, item: CacheItem) -> XmkdError | None:
         try:
-            key = _key(item)
-            if self._open(key) is not None:
-                return False, None
-            self._make(key, item)
+            self._make(_key(item), item)
         except XmkdError as error:
-            return False, error
-        return True, None
-
-    def _open(self, key: str) -> Prepared | None:
-        meta = self._read_meta(key)
-        if meta is None:
-            return None
-        array = np.load(self.folder / f"{key}.npy", mmap_mode="r")
-        spacing = None if meta["spacing_mm"] is None else tuple(meta["spacing_mm"])
-        affine = None if meta["affine"] is None else np.array(meta["affine"])
-        return Prepared(array, spacing, affine, np.array(meta["to_source"]))
-
-    def _read_meta(self, key: str):  # type: ignore[no-untyped-def]
-        try:
-            meta = json.loads((self.folder / f"{key}.json").read_bytes())
-            whole = (self.folder / f"{key}.npy").stat().st_size == meta["size"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return meta if whole else None
+            return error
+        return None
 
     def _make(self, key: str, item: CacheItem) -> Prepared:
-        from xmkd.data.readers import read
-
         try:
-            if item.mask is None:
-                made = prepare(read(item.source), item.prep)
-            else:
-                image = self.entry(CacheItem(item.source, item.prep, item.modality))
-                mask = read(item.mask).array[0]
-                made = Prepared(
-                    prepare_mask((mask > 0).astype(np.uint8), image), image.spacing_mm, image.affine, image.to_source
-                )
+            made = self._prepare(item)
         except XmkdError as error:
-            if error.where is None:
-                raise type(error)(error.what, where=item.source, fixes=error.fixes) from None
-            raise
+            if error.where is None:  # the steps see arrays, not files
+                error = type(error)(error.what, where=item.mask or item.source, fixes=error.fixes)
+            raise error from None
         meta = {
-            "source": str(item.source),
+            "source": str(item.mask or item.source),
             "spacing_mm": made.spacing_mm,
             "affine": None if made.affine is None else made.affine.tolist(),
             "to_source": made.to_source.tolist(),
         }
-        self._write(key, made.array, meta)
-        opened = self._open(key)
-        if opened is None:
-            raise CacheError("an array that was just written can't be read back", where=self.folder / f"{key}.npy")
-        return opened
+        self.files.write(key, [made.array], None, meta)
+        return made
 
-    def _write(self, key: str, array: Array, meta: dict[str, object]) -> None:
-        array = np.ascontiguousarray(array)
-        with _in_one_step(self.folder / f"{key}.npy") as file:
-            np.save(file, array)
-            size = file.tell()
-        checksum = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
-        meta = {**meta, "shape": array.shape, "size": size, "checksum": checksum}
-        with _in_one_step(self.folder / f"{key}.json") as file:
-            file.write(json.dumps(meta).encode())
+    def _prepare(self, item: CacheItem) -> Prepared:
+        from xmkd.data.readers import read
+
+        if item.mask is None:
+            return prepare(read(item.source, modality=item.modality), item.prep)
+        image = self.entry(CacheItem(item.source, item.prep, item.modality))
+        mask = prepare_mask(_labels(read(item.mask).array[0]), image)
+        return Prepared(mask, image.spacing_mm, image.affine, image.to_source)
+
+    def _open(self, key: str) -> Prepared | None:
+        meta = self.files.meta(key)
+        if meta is None:
+            return None
+        spacing = None if meta["spacing_mm"] is None else tuple(meta["spacing_mm"])
+        affine = None if meta["affine"] is None else np.array(meta["affine"])
+        return Prepared(self.files.open(key, meta), spacing, affine, np.array(meta["to_source"]))
 
 
-@contextmanager
-def _in_one_step(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under another name and move it into place, or leave nothing behind."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-            temporary = Path(file.name)
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"can't write ({error.strerror})"
-        raise CacheError(
-            f"the cache could not be filled: {what}",
-            where=path.parent,
-            fixes=("free space there, for example with `xmkd cache clean`", "put it elsewhere: set XMKD_CACHE=FOLDER"),
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+def _labels(mask: Array) -> NDArray[np.uint8]:
+    """Class indices of a mask as stored: 0 and 255 mean 0 and 1."""
+    values = set(np.unique(mask).tolist())
+    if not values <= set(range(256)):
+        raise ReadError(f"a mask must hold whole numbers from 0 to 255, not {min(values)} to {max(values)}")
+    labels = mask.astype(np.uint8)
+    return np.minimum(labels, 1) if values <= {0, 255} else labels
 
 
 def _key(item: CacheItem) -> str:
-    parts = [str(item.modality), spec_hash(item.prep), _fingerprint(item.source)]
-    if item.mask is not None:
-        parts.append(_fingerprint(item.mask))
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=16).hexdigest()
+    mask = "" if item.mask is None else _fingerprint(item.mask)
+    return _digest("|".join([str(item.modality), spec_hash(item.prep), _fingerprint(item.source), mask]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _fingerprint(source: Path) -> str:
     """Path, size and time of a file, or of every file in a folder."""
-    if source.is_dir():
-        return ";".join(_fingerprint(p) for p in sorted(source.rglob("*")) if p.is_file())
     try:
-        stat = source.stat()
+        stat = os.stat(source)  # noqa: PTH116 - called for every sample; twice as fast as Path.stat
     except OSError:
-        return f"{source.absolute()}|missing"
-    return f"{source.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+        return f"{source}?"
+    if source.is_dir():
+        return f"{source}/" + ";".join(_fingerprint(p) for p in sorted(source.rglob("*")) if p.is_file())
+    return f"{os.path.abspath(source)}?{stat.st_size}?{stat.st_mtime_ns}"  # noqa: PTH100

@@ -5,21 +5,15 @@ Plain numpy, without torch, because prediction on a clinic's machine runs these 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xmkd.data import mri, ultrasound
+from xmkd.data.image import SKIP, Image
 from xmkd.errors import ReadError
-
-if TYPE_CHECKING:
-    import SimpleITK
-
-    from xmkd.data.readers import Image
 
 CODE_VERSION = 1  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
 
@@ -84,8 +78,7 @@ class Prepared:
 
 def spec_hash(prep: Prep) -> str:
     """A name for what `prepare` does under these settings and this version of the code."""
-    spec = {"kind": type(prep).__name__, "version": CODE_VERSION, **dataclasses.asdict(prep)}
-    return hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{CODE_VERSION} {prep!r}".encode(), digest_size=8).hexdigest()
 
 
 def prepare(image: Image, prep: Prep) -> Prepared:
@@ -117,13 +110,10 @@ def _check_values(array: Array) -> None:
         count = int(array.size - np.isfinite(array).sum())
         raise ReadError(
             f"the image holds {count} values that are NaN or infinite",
-            fixes=("export the image again from its source", "leave it out: remove its row, or set data.on_error=skip"),
+            fixes=("export the image again from its source", SKIP),
         )
     if array.min() == array.max():
         raise ReadError(f"every pixel of the image has the same value ({array.flat[0]})")
-
-
-# --- ultrasound ---
 
 
 def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
@@ -132,8 +122,7 @@ def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
     frames = image.array if image.kind == "clip" else image.array[:, None]  # (C, T, H, W)
     if prep.frames is not None and image.kind == "clip":
         frames = frames[:, np.linspace(0, frames.shape[1] - 1, prep.frames).round().astype(int)]
-    grey = _to_grey(_to_bytes(frames))  # (T, H, W)
-    top, left, bottom, right = 0, 0, *grey.shape[1:]
+    grey, (top, left, bottom, right) = _clean(_to_bytes(frames), prep)
     out, scale, pad = _fit(grey[:, top:bottom, left:right], prep.size)
     # Pixel centres: output i lies at (i - pad + 0.5) / scale - 0.5 of the crop.
     to_source = np.eye(3)
@@ -144,21 +133,47 @@ def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
     return Prepared(out[None] if image.kind == "clip" else out, spacing, image.affine, to_source)
 
 
+def _mri(image: Image, prep: MriPrep) -> Prepared:
+    if image.kind != "volume":
+        raise ReadError(f"an {image.kind} was given where an MR volume was expected")
+    source = mri.grid_of(image, needed=prep.spacing_mm is not None)
+    volumes = [mri.to_itk(channel, source) for channel in image.array]
+    if prep.n4:
+        volumes = [mri.correct_bias(v) for v in volumes]
+    volumes = [mri.resample(v, prep.orientation, prep.spacing_mm) for v in volumes]
+    array = np.stack([mri.normalise(mri.to_numpy(v), prep.percentiles) for v in volumes])
+    affine = mri.affine_of(volumes[0])
+    if prep.size is not None:
+        array, shift = mri.crop_or_pad(array, prep.size)
+        affine[:3, 3] += affine[:3, :3] @ shift
+    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    return Prepared(array.astype(np.float16), spacing, affine, np.linalg.inv(source) @ affine)
+
+
 def _to_bytes(array: Array) -> NDArray[np.uint8]:
-    """Eight bits, from whatever was stored: other types are spread over 0 to 255."""
+    """Eight bits, from whatever was stored: values that do not fit are spread over 0 to 255."""
     if array.dtype == np.uint8:
         return np.asarray(array, dtype=np.uint8)
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
+    if low >= 0 and 1 < high <= 255:
+        return values.round().astype(np.uint8)
     return ((values - low) * (255 / (high - low))).round().astype(np.uint8)
 
 
-def _to_grey(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Luma of `(C, T, H, W)`, as `(T, H, W)` (ITU-R BT.601 weights)."""
-    if frames.shape[0] == 1:
-        return frames[0]
-    luma = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), frames[:3].astype(np.float32), axes=1)
-    return np.asarray(luma.round(), dtype=np.uint8)
+def _clean(frames: NDArray[np.uint8], prep: UltrasoundPrep) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+    """Grey `(T, H, W)` of `(C, T, H, W)` without marks, and the box (top, left, bottom, right) to keep of it."""
+    grey = ultrasound.to_grey(frames)
+    if prep.remove_overlays and (marks := ultrasound.coloured_marks(frames)) is not None:
+        grey = ultrasound.fill(grey, marks)
+    sector = ultrasound.find_sector(grey)
+    if prep.remove_overlays:
+        if (text := ultrasound.edge_text(grey)) is not None:
+            grey = ultrasound.fill(grey, np.broadcast_to(text, grey.shape))
+        if sector is not None:
+            grey = grey * sector
+    whole = (0, 0, *grey.shape[1:])
+    return grey, ultrasound.bounding_box(sector) if prep.crop_sector and sector is not None else whole
 
 
 def _fit(
@@ -176,83 +191,3 @@ def _fit(
         small = Pillow.fromarray(frame).resize((new[1], new[0]), Pillow.Resampling.BICUBIC)  # antialiased
         target[pad[0] : pad[0] + new[0], pad[1] : pad[1] + new[1]] = np.asarray(small)
     return out, (new[0] / h, new[1] / w), pad
-
-
-# --- MR ---
-
-
-def _mri(image: Image, prep: MriPrep) -> Prepared:
-    import SimpleITK
-
-    if image.kind != "volume":
-        raise ReadError(f"an {image.kind} was given where an MR volume was expected")
-    source = image.affine
-    if source is None:
-        source = np.diag([0.0, 0.0, 0.0, 1.0])
-        source[[2, 1, 0], [0, 1, 2]] = image.spacing_mm or (1.0, 1.0, 1.0)
-    channels = [_resample(_to_sitk(channel, source), prep) for channel in image.array]
-    affine = _affine_of(channels[0])
-    array = np.stack([_normalise(SimpleITK.GetArrayFromImage(c), prep.percentiles) for c in channels])
-    if prep.size is not None:
-        array, shift = _crop_or_pad(array, prep.size)
-        affine[:3, 3] += affine[:3, :3] @ shift
-    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-    return Prepared(array.astype(np.float16), spacing, affine, np.linalg.inv(source) @ affine)
-
-
-def _to_sitk(array: Array, affine: NDArray[np.float64]) -> SimpleITK.Image:
-    import SimpleITK
-
-    out = SimpleITK.GetImageFromArray(array.astype(np.float32))
-    columns = affine[:3, [2, 1, 0]]  # ITK counts columns, rows, slices
-    spacing = np.linalg.norm(columns, axis=0)
-    out.SetSpacing([float(s) for s in spacing])
-    out.SetDirection((columns / spacing).ravel().tolist())
-    out.SetOrigin(affine[:3, 3].tolist())
-    return out
-
-
-def _affine_of(volume: SimpleITK.Image) -> NDArray[np.float64]:
-    affine = np.eye(4)
-    columns = np.array(volume.GetDirection()).reshape(3, 3) * np.array(volume.GetSpacing())
-    affine[:3, :3] = columns[:, ::-1]
-    affine[:3, 3] = volume.GetOrigin()
-    return affine
-
-
-def _resample(volume: SimpleITK.Image, prep: MriPrep) -> SimpleITK.Image:
-    import SimpleITK
-
-    volume = SimpleITK.DICOMOrient(volume, prep.orientation)
-    if prep.spacing_mm is None:
-        return volume
-    spacing = np.array(prep.spacing_mm[::-1], dtype=float)
-    old = np.array(volume.GetSpacing())
-    size = np.maximum(1, np.round(np.array(volume.GetSize()) * old / spacing)).astype(int)
-    direction = np.array(volume.GetDirection()).reshape(3, 3)
-    origin = np.array(volume.GetOrigin()) + direction @ ((spacing - old) / 2)  # the outer edge stays where it was
-    return SimpleITK.Resample(
-        volume, size.tolist(), SimpleITK.Transform(), SimpleITK.sitkLinear, origin.tolist(), spacing.tolist(),
-        volume.GetDirection(), 0.0, SimpleITK.sitkFloat32, True,
-    )  # fmt: skip
-
-
-def _normalise(volume: NDArray[np.float32], percentiles: tuple[float, float]) -> NDArray[np.float32]:
-    """Clip at the percentiles, then mean 0 and standard deviation 1 over the body."""
-    low, high = np.percentile(volume, percentiles)
-    volume = np.clip(volume, low, high)
-    body = volume[volume > low + 0.1 * (high - low)]
-    return np.asarray((volume - body.mean()) / max(float(body.std()), 1e-6), dtype=np.float32)
-
-
-def _crop_or_pad(
-    array: NDArray[np.float32], size: tuple[int, int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Centre `(C, D, H, W)` in `size`, air outside; also the index of the new first voxel in the old array."""
-    out = np.full((array.shape[0], *size), array.min(), dtype=np.float32)
-    start = np.array([(old - new) // 2 for old, new in zip(array.shape[1:], size, strict=True)])
-    source = tuple(slice(max(s, 0), s + n if s >= 0 else None) for s, n in zip(start, size, strict=True))
-    part = array[(slice(None), *source)]
-    target = tuple(slice(max(-s, 0), max(-s, 0) + n) for s, n in zip(start, part.shape[1:], strict=True))
-    out[(slice(None), *target)] = part
-    return out, start.astype(np.float64)
