@@ -54,14 +54,26 @@ def auroc(label: npt.ArrayLike, score: npt.ArrayLike, weight: npt.ArrayLike | No
     check_both_classes(positive)
     values = check_scores(score, positive.size)
     rows = np.ones((1, positive.size)) if weight is None else np.asarray(weight, dtype=np.float64)
-    concordant, pairs = _weighted_pairs(positive, values, rows)
+    concordant, pairs = weighted_pairs(positive, values, rows)
     with np.errstate(invalid="ignore"):
         result = concordant / pairs
     return float(result[0]) if weight is None else result
 
 
-def _weighted_pairs(positive: BoolArray, score: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Weight of concordant pairs and of all pairs, each `(R,)`, from sorted cumulative sums."""
+def weighted_pairs(
+    positive: BoolArray, score: FloatArray, weight: FloatArray, fold: IntArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Weight of concordant pairs and of all pairs, each `(R,)`, from sorted cumulative sums.
+
+    Args:
+        positive: `(n,)`.
+        score: `(n,)`.
+        weight: `(R, n)`.
+        fold: `(n,)`; count pairs of the same fold only.
+    """
+    if fold is not None:
+        parts = [weighted_pairs(positive[f], score[f], weight[:, f]) for f in (fold == k for k in np.unique(fold))]
+        return np.sum([part[0] for part in parts], axis=0), np.sum([part[1] for part in parts], axis=0)
     negative = np.flatnonzero(~positive)
     negative = negative[np.argsort(score[negative], kind="stable")]
     below = np.searchsorted(score[negative], score[positive], side="left")
@@ -231,7 +243,7 @@ def _clustered_auroc(
             rows = max(1, CHUNK // int(here.sum()))
             for i in range(0, len(counts), rows):  # chunks that fit the memory, not single resamples
                 weight = counts[i : i + rows][:, cluster[here]]
-                found, total = _weighted_pairs(positive[here], score[here], weight)
+                found, total = weighted_pairs(positive[here], score[here], weight)
                 concordant[i : i + rows] += found
                 pairs[i : i + rows] += total
     result: FloatArray = concordant / pairs
