@@ -20,7 +20,8 @@ from xmkd.data import pseudonyms
 from xmkd.data.manifest import MODALITIES, Card, check_table, data_root, load_card, read_table
 from xmkd.errors import ManifestError, XmkdError
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".npz")
+_VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+SUFFIXES = (*_VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npz", ".npy")
 _VOLUMES = ("mri", "ct")  # modalities whose series of several files is one volume; of others each file is a sample
 _TABLE_COLUMNS = ("site", "split", "fold")  # what a table of labels may also bring
 _SHOWN = 20
