@@ -1,0 +1,176 @@
+"""The commands. Each one parses, calls one function, prints and sets the exit code.
+
+0: done. 1: a defect of xmkd, with its traceback. 2: the user's input, as one message without a traceback.
+Everything heavy is imported inside the commands, so that `xmkd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import typer
+
+from xmkd.errors import RunError, XmkdError
+
+app = typer.Typer(
+    name="xmkd",
+    help="Cross-modal knowledge distillation for medical imaging.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cache_app = typer.Typer(help="Look after the cache of prepared arrays.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="key.sub=value, as many as you like")]  # noqa: UP045
+ExperimentFile = Annotated[Path, typer.Argument(help="a YAML file of experiments/")]
+RunFolder = Annotated[Path, typer.Argument(help="runs/<experiment>/<run_id>")]
+
+
+class On(StrEnum):
+    """What a label table is matched on."""
+
+    patient = "patient_id"
+    sample = "sample_id"
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Argument(help="folder with DICOM, NIfTI or image files")],
+    card: Annotated[Path, typer.Option(help="the data set's card; the manifest is written beside it")],
+    labels: Annotated[Optional[Path], typer.Option(help="CSV with one label column or more")] = None,  # noqa: UP045
+    on: Annotated[On, typer.Option(help="column that the label table is matched on")] = On.patient,
+    pseudonymise: Annotated[bool, typer.Option(help="keyed hashes instead of patient ids")] = False,
+    force: Annotated[bool, typer.Option(help="replace a manifest that differs")] = False,
+) -> None:
+    """Turn a folder of files into a manifest."""
+    from xmkd.data.index import index_folder
+
+    report = index_folder(source, card, labels=labels, on=on.value, pseudonymise=pseudonymise, force=force)
+    print(report.text())
+
+
+@app.command()
+def check(
+    target: Annotated[Path, typer.Argument(help="a manifest (CSV) or an experiment (YAML)")],
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option(help="do not open the files")] = False,
+) -> None:
+    """Look for missing, damaged, duplicated and leaking data."""
+    from xmkd.results import check_text
+
+    text, ok = check_text(target, overrides or [], deep=not quick)
+    print(text)
+    raise typer.Exit(0 if ok else 2)
+
+
+@app.command()
+def fit(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Train, predict and evaluate; the same command again goes on from where it stopped."""
+    from xmkd import config, results, training
+
+    results.announce(training.fit(config.load(experiment, overrides)))
+
+
+@app.command()
+def crossval(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Train every fold and join the out-of-fold predictions."""
+    from xmkd import config, results, training
+
+    results.announce(training.crossval(config.load(experiment, overrides)))
+
+
+@app.command()
+def test(run: RunFolder, overrides: Overrides = None) -> None:
+    """Predict and evaluate test patients again, or other data by overrides."""
+    from xmkd import results, runs, training
+
+    results.announce(training.test(runs.find(run), overrides or []))
+
+
+@app.command()
+def compare(
+    first: RunFolder,
+    others: Annotated[list[Path], typer.Argument(help="further runs, or one table of readers (CSV)")],
+) -> None:
+    """Compare runs, or a run with readers, on the same patients."""
+    from xmkd.results import comparison
+
+    print(comparison(first, others))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report.html into the run folder."""
+    from xmkd import runs
+    from xmkd.evaluation.report import write_report
+
+    print(write_report(runs.find(run)))
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="loader, loop, bootstrap or coverage")],
+    quick: Annotated[bool, typer.Option(help="fewer repeats, to see that it runs")] = False,
+) -> None:
+    """Race against a real baseline and print the ratio."""
+    raise typer.Exit(_benchmark(name, quick))
+
+
+@cache_app.command("ls")
+def cache_ls() -> None:
+    """List what the cache holds."""
+    from xmkd.data.cache import ArrayCache
+
+    cache = ArrayCache()
+    entries = cache.ls()
+    for entry in entries:
+        print(f"{entry.nbytes / 1e6:9.1f} MB  {entry.age_days:6.1f} days  {entry.shape}  {entry.source}")
+    print(f"{len(entries)} entries, {sum(e.nbytes for e in entries) / 1e6:.1f} MB in {cache.folder}")
+
+
+@cache_app.command("clean")
+def cache_clean(
+    older_than_days: Annotated[float, typer.Option(help="keep what is younger")] = 30.0,
+    everything: Annotated[bool, typer.Option("--all", help="keep nothing")] = False,
+) -> None:
+    """Delete old entries of the cache."""
+    from xmkd.data.cache import ArrayCache
+
+    freed = ArrayCache().clean(older_than_days, all=everything)
+    print(f"freed {freed / 1e6:.1f} MB")
+
+
+def _benchmark(name: str, quick: bool) -> int:
+    """Run `benchmarks/<name>.py` of the checkout that this package lies in."""
+    import importlib
+
+    root = Path(__file__).resolve().parents[1]
+    known = sorted(p.stem for p in (root / "benchmarks").glob("[a-z]*.py"))
+    if name not in known:
+        raise RunError(
+            f"there is no benchmark {name!r}",
+            where=root / "benchmarks",
+            fixes=(f"choose one of {', '.join(known) or '(none here)'}", "run it from a checkout of the project"),
+        )
+    sys.path.insert(0, str(root))
+    return int(importlib.import_module(f"benchmarks.{name}").main(quick=quick))
+
+
+def main() -> NoReturn:
+    """Entry point of `python -m xmkd` and of the installed `xmkd`."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        app()
+    except XmkdError as error:
+        print(f"xmkd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("xmkd: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,358 @@
+"""Experiments: dataclasses are the schema, YAML files hold the values, ``key.sub=value`` overrides them.
+
+OmegaConf reads and merges; `binding.bind` turns the result into the dataclasses and lists *all* problems at once,
+each with the nearest known name. A field marked `RUNTIME` says how a run is carried out rather than what it computes,
+so it is no part of the run id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from xmkd.binding import bind, bind_fields, nearest
+from xmkd.data.augment import AugmentSettings
+from xmkd.data.preprocess import MriPrep, UltrasoundPrep
+from xmkd.errors import ConfigError
+
+RUNTIME = {"runtime": True}
+"""Field metadata: the value does not change what is computed."""
+
+
+@dataclass
+class StreamConfig:
+    """One named source of samples: a filtered manifest, how its files become arrays, and how they are drawn.
+
+    Attributes:
+        manifest: CSV file; its card is the YAML of the same name beside it.
+        root: Folder that the manifest's paths are relative to; default: as the card says.
+        where: Rows to keep, as column: value or column: [values].
+        label: Label column, or null for unlabelled streams.
+        view: What a sample is: a still image or a clip.
+        ultrasound: Preprocessing of ultrasound images and clips.
+        mri: Preprocessing of MRI; at most one of the two is used, by the rows' modality.
+        sampler: "uniform" draws each sample once an epoch; "balanced" draws with equal class frequencies.
+        batch_size: Samples per step and process.
+        augment: Random transforms of training batches.
+    """
+
+    manifest: str = ""
+    root: str | None = field(default=None, metadata=RUNTIME)
+    where: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    view: Literal["image", "clip"] = "image"
+    ultrasound: UltrasoundPrep = field(default_factory=UltrasoundPrep)
+    mri: MriPrep = field(default_factory=MriPrep)
+    sampler: Literal["uniform", "balanced"] = "uniform"
+    batch_size: int = 32
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass
+class SplitConfig:
+    """Fractions of patients set aside; the rest trains. A `split` column in the manifest takes precedence.
+
+    Attributes:
+        val: Validation: threshold and calibration, and the checkpoint where `method.select` is "best".
+        calib: Calibration patients of their own; needed for a threshold where `val` chose the checkpoint.
+        test: Test patients.
+        seed: Seed of the split; apart from `seed` so that replicates can share a split.
+    """
+
+    val: float = 0.15
+    calib: float = 0.0
+    test: float = 0.2
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Streams, how patients are split, and what happens to unreadable files.
+
+    Attributes:
+        streams: The named sources; a method says which names it needs.
+        split: Fractions of the train / val / calib / test split.
+        folds: Number of cross-validation folds (by patient).
+        fold: Which fold is the test set; null uses `split` instead.
+        on_error: "raise" stops at unreadable files, "skip" leaves them out and lists them in the run folder.
+        num_workers: Loader processes of each stream.
+        cache: Cache folder; default `$XMKD_CACHE`, else `.cache/xmkd`.
+    """
+
+    streams: dict[str, StreamConfig] = field(default_factory=dict)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    folds: int = 5
+    fold: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    num_workers: int = field(default=0, metadata=RUNTIME)
+    cache: str | None = field(default=None, metadata=RUNTIME)
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule: linear warm-up, then cosine to zero (or constant).
+
+    Attributes:
+        name: Optimiser.
+        lr: Peak learning rate.
+        weight_decay: Decoupled for AdamW; not applied to biases and normalisation weights.
+        momentum: Of SGD.
+        betas: Of AdamW.
+        schedule: Shape after warm-up.
+        warmup_epochs: Epochs of linear warm-up; may be fractional.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 1.0
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's names with Lightning's meaning; what is not named here keeps Lightning's default."""
+
+    max_epochs: int = 10
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    check_val_every_n_epoch: int = 1
+    log_every_n_steps: int = 10
+    limit_train_batches: int | float = 1.0
+    accelerator: str = field(default="auto", metadata=RUNTIME)
+    devices: int | str = field(default="auto", metadata=RUNTIME)
+    num_nodes: int = field(default=1, metadata=RUNTIME)
+    strategy: str = field(default="auto", metadata=RUNTIME)
+    enable_progress_bar: bool = field(default=True, metadata=RUNTIME)
+
+
+@dataclass
+class LoggingConfig:
+    """Where metrics go beside metrics.csv.
+
+    Attributes:
+        wandb: Weights & Biases mode.
+        project: W&B project.
+        allow_images: Whether pictures of patients may leave the run folder.
+    """
+
+    wandb: Literal["online", "offline", "disabled"] = field(default="disabled", metadata=RUNTIME)
+    project: str = field(default="xmkd", metadata=RUNTIME)
+    allow_images: bool = field(default=False, metadata=RUNTIME)
+
+
+@dataclass
+class EvaluationConfig:
+    """How scores become statements.
+
+    Attributes:
+        operating_point: Rule fixed on validation patients, such as "sens>=0.90", "spec>=0.90", "youden" or a number.
+        calibration: "auto" is Platt where classes were reweighted in training, temperature otherwise.
+    """
+
+    operating_point: str = "sens>=0.90"
+    calibration: Literal["auto", "platt", "temperature", "none"] = "auto"
+
+
+@dataclass
+class Experiment:
+    """Everything that a run is made from. `method` holds the settings of the method named in `method.name`."""
+
+    name: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    method_name: str = ""
+    method: Any = None
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    resume: Literal["auto", "never"] = field(default="auto", metadata=RUNTIME)
+    runs: str = field(default="runs", metadata=RUNTIME)
+
+
+SECTIONS = [f.name for f in fields(Experiment) if f.name not in {"name", "method_name"}]
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
+    """Read an experiment file, follow its `base:`, apply overrides and check everything.
+
+    Args:
+        path: YAML file in experiments/, or the config.yaml of a run folder.
+        overrides: `key.sub=value` words.
+
+    Raises:
+        ConfigError: The file is missing or no YAML, or keys or values are wrong; all problems are listed.
+    """
+    file = Path(path)
+    tree = _merge_bases(file, seen=())
+    tree = _apply(tree, overrides or [], file)
+    return from_tree(tree, name=str(tree.pop("experiment", None) or file.stem), where=file)
+
+
+def from_tree(tree: dict[str, Any], *, name: str, where: object) -> Experiment:
+    """Check a plain tree of settings and turn it into an `Experiment`.
+
+    Raises:
+        ConfigError: Listing every problem.
+    """
+    from xmkd.methods import METHODS
+
+    tree = dict(tree)
+    problems: list[str] = []
+    method = dict(tree.pop("method", None) or {})
+    method_name = str(method.pop("name", ""))
+    hints = {k: v for k, v in get_type_hints(Experiment).items() if k in SECTIONS and k != "method"}
+    values = bind_fields(hints, tree, "", problems, known=SECTIONS)
+    settings = None
+    if method_name in METHODS:
+        settings = bind(METHODS[method_name].Settings, method, "method", problems)
+    else:
+        problems.append(f"method.name: {method_name!r} is no method" + nearest(method_name, METHODS))
+    experiment = Experiment(name=name, method_name=method_name, method=settings, **values)
+    if not problems:
+        problems = _contradictions(experiment) or METHODS[method_name].contradictions(experiment)
+    if problems:
+        raise ConfigError(
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} in the experiment:\n  - " + "\n  - ".join(problems),
+            where=where,
+            fixes=("correct the keys in the file", "correct the key=value words on the command line"),
+        )
+    return experiment
+
+
+def to_tree(experiment: Experiment, *, runtime: bool = True) -> dict[str, Any]:
+    """The experiment as plain types; without `runtime` fields it is what the run id is made from."""
+    tree: dict[str, Any] = _plain(experiment, runtime)
+    method = {"name": tree.pop("method_name"), **(tree.pop("method") or {})}
+    return {"experiment": tree.pop("name"), **tree, "method": method}
+
+
+def save(experiment: Experiment, path: Path) -> None:
+    """Write the resolved experiment; `load` of that file gives an equal one."""
+    from omegaconf import OmegaConf
+
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_tree(experiment))))
+
+
+def runtime_keys(cls: type = Experiment, prefix: str = "") -> set[str]:
+    """Dotted names of the fields that do not enter the run id (streams appear as ``data.streams.*``)."""
+    keys: set[str] = set()
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        name = f"{prefix}{f.name}"
+        hint = hints[f.name]
+        if f.metadata.get("runtime"):
+            keys.add(name)
+        elif is_dataclass(hint) and isinstance(hint, type):
+            keys |= runtime_keys(hint, f"{name}.")
+        elif get_origin(hint) is dict and is_dataclass(get_args(hint)[1]):
+            keys |= runtime_keys(get_args(hint)[1], f"{name}.*.")
+    return keys
+
+
+def _contradictions(experiment: Experiment) -> list[str]:
+    """What no single value shows: sections that do not fit each other."""
+    from xmkd.methods import METHODS
+
+    data = experiment.data
+    problems: list[str] = []
+    problems += [
+        f"data.streams.{name}: the method {experiment.method_name!r} needs this stream" + nearest(name, data.streams)
+        for name in METHODS[experiment.method_name].streams
+        if name not in data.streams
+    ]
+    for name, stream in data.streams.items():
+        if not stream.manifest:
+            problems.append(f"data.streams.{name}.manifest: a value is needed")
+        if stream.batch_size < 1:
+            problems.append(f"data.streams.{name}.batch_size: {stream.batch_size} is less than 1")
+        if stream.view == "clip" and not stream.ultrasound.frames:
+            problems.append(f"data.streams.{name}.ultrasound.frames: a clip view needs the number of frames")
+        if stream.sampler == "balanced" and not stream.label:
+            problems.append(f"data.streams.{name}.sampler: balanced drawing needs a label")
+    split = data.split
+    problems += [
+        f"data.split.{key}: {getattr(split, key)} is not in [0, 1)"
+        for key in ("val", "calib", "test")
+        if not 0 <= getattr(split, key) < 1
+    ]
+    if split.val + split.calib + split.test >= 1:
+        problems.append("data.split: val + calib + test leave no patients for training")
+    if data.folds < 2:
+        problems.append(f"data.folds: {data.folds} is less than 2")
+    if data.fold is not None and not 0 <= data.fold < data.folds:
+        problems.append(f"data.fold: {data.fold} is not in 0..{data.folds - 1}")
+    if experiment.trainer.max_epochs < 1:
+        problems.append(f"trainer.max_epochs: {experiment.trainer.max_epochs} is less than 1")
+    if experiment.optim.lr <= 0:
+        problems.append(f"optim.lr: {experiment.optim.lr} is not positive")
+    return problems
+
+
+def _merge_bases(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if file.resolve() in seen:
+        raise ConfigError("experiment files name each other as base", where=file, fixes=("remove one `base:`",))
+    if not file.is_file():
+        known = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise ConfigError(
+            "there is no such experiment file" + nearest(file.name, known),
+            where=file,
+            fixes=("name a file in experiments/", "call from the folder that holds experiments/"),
+        )
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"can't read the experiment as YAML: {error}", where=file) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError("an experiment file holds keys and values; this one does not", where=file)
+    tree: dict[str, Any] = {str(k): v for k, v in loaded.items()}
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    return _merge(_merge_bases(file.parent / str(base), (*seen, file.resolve())), tree)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply(tree: dict[str, Any], overrides: list[str], file: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    wrong = [word for word in overrides if "=" not in word or word.startswith("=")]
+    if wrong:
+        raise ConfigError(
+            f"overrides have the form key.sub=value; got {', '.join(wrong)}",
+            where=file,
+            fixes=("write optim.lr=0.001", "put the value into the file"),
+        )
+    words = [word.removeprefix("--") for word in overrides]
+    changes = OmegaConf.to_container(OmegaConf.from_dotlist(words), resolve=True)
+    return _merge(tree, {str(k): v for k, v in changes.items()}) if isinstance(changes, dict) else tree
+
+
+def _plain(value: Any, runtime: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name), runtime)
+            for f in fields(value)
+            if runtime or not f.metadata.get("runtime")
+        }
+    if isinstance(value, dict):
+        return {k: _plain(v, runtime) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, runtime) for v in value]
+    return value

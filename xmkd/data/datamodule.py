@@ -1,0 +1,244 @@
+"""The one LightningDataModule: named streams, drawn independently, each from a packed memory map.
+
+Which sample comes when depends on (seed, epoch) alone, and what is done to it on (seed, epoch, sample_id): neither on
+the number of loader workers nor on the process that gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from xmkd.config import DataConfig
+from xmkd.data.augment import augment
+from xmkd.data.cache import ArrayCache, CacheItem, PackedArray
+from xmkd.data.preprocess import UltrasoundPrep
+from xmkd.data.rng import id_hash, mix
+from xmkd.data.streams import Stream, Study
+from xmkd.errors import ManifestError
+
+Samples = dict[str, Any]
+Side = Literal["val", "calib", "test"]
+
+
+class StreamDataset(Dataset[Samples]):
+    """Whole batches of one stream by row number; a row `~i` is row i marked as not valid (it only fills up a batch)."""
+
+    def __init__(self, stream: Stream, pack: PackedArray) -> None:
+        self.pack = pack
+        self.label = torch.from_numpy(stream.label_index())
+        self.sample_id = stream.table["sample_id"].tolist()
+        self.patient_id = stream.table["patient_id"].tolist()
+        self.hash = torch.tensor([id_hash(i) for i in self.sample_id], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitems__(self, rows: list[int]) -> Samples:
+        """A batch; torch's loader calls this instead of asking for samples one by one."""
+        row = np.asarray(rows)
+        index = np.where(row < 0, ~row, row)
+        return {
+            "image": torch.from_numpy(self.pack.array[self.pack.rows[index]]),  # uint8 (B, C, [T,] H, W)
+            "label": self.label[index],
+            "index": torch.from_numpy(index),
+            "valid": torch.from_numpy(row >= 0),
+            "hash": self.hash[index],
+            "sample_id": [self.sample_id[i] for i in index],
+            "patient_id": [self.patient_id[i] for i in index],
+        }
+
+    def __getitem__(self, row: int) -> Samples:
+        return self.__getitems__([row])
+
+
+class EpochSampler(Sampler[int]):
+    """Rows of one process for training: a new order each epoch, the same for any number of workers.
+
+    All processes draw the same order and take turns in it, so no sample comes twice in an epoch; the remainder that
+    can't be shared out evenly is left out, another one each epoch. "balanced" draws every class equally often and
+    repeats the samples of rare classes as evenly as possible.
+
+    Args:
+        rows: Row numbers of the training side.
+        labels: Class of each of these rows.
+        how: "uniform" or "balanced".
+        seed: The run's seed.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int64], labels: NDArray[np.int64], how: str, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.rows, self.labels, self.how = rows, labels, how
+        self.seed, self.rank, self.world = seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.rows) if self.how == "uniform" else self._balanced(rng)
+        return iter(order[self.rank : len(self) * self.world : self.world].tolist())
+
+    def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        groups = [self.rows[self.labels == c] for c in np.unique(self.labels)]
+        share = -(-len(self.rows) // len(groups))
+        drawn = [np.concatenate([rng.permutation(g) for _ in range(-(-share // len(g)))])[:share] for g in groups]
+        return rng.permutation(np.concatenate(drawn))[: len(self.rows)]
+
+
+class EvaluationSampler(Sampler[int]):
+    """Rows of one process for evaluation, in order; rows `~i` fill up so that all processes have equally many."""
+
+    def __init__(self, rows: NDArray[np.int64], rank: int = 0, world: int = 1) -> None:
+        each = -(-len(rows) // world)
+        padded = np.concatenate([rows, np.full(each * world - len(rows), ~rows[0])])
+        self.rows: list[int] = padded[rank::world].tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)
+
+
+class UnpairedDataModule(LightningDataModule):
+    """All streams of a run.
+
+    Batches are `{stream: {"image", "label", "index", "valid", "key", "sample_id", "patient_id"}}`, images float32
+    `(B, C, H, W)` or `(B, C, T, H, W)`, ultrasound in [0, 1]. In training an epoch is as long as the longest stream
+    and shorter ones start over; in evaluation only the stream that the method predicts is read.
+
+    Args:
+        data: Settings.
+        study: The tables; rows that can't be read are taken out of them when `data.on_error` is "skip".
+        seed: The run's seed.
+        evaluated: Name of the stream for validation and test.
+
+    Attributes:
+        tested: The side that `Trainer.test` reads.
+        skipped: Of each stream the files that could not be read, with the message.
+    """
+
+    def __init__(self, data: DataConfig, study: Study, *, seed: int, evaluated: str) -> None:
+        super().__init__()
+        self.data, self.study, self.seed, self.evaluated = data, study, seed, evaluated
+        self.cache = ArrayCache(Path(data.cache) if data.cache else None)
+        self.datasets: dict[str, StreamDataset] = {}
+        self.tested: Side = "test"
+        self.skipped: dict[str, dict[Path, str]] = {}
+
+    def prepare_data(self) -> None:
+        """Fill the cache, by one process of each machine."""
+        for stream in self.study.streams.values():
+            self._pack(stream)
+
+    def setup(self, stage: str = "") -> None:
+        for name, stream in self.study.streams.items():
+            if name not in self.datasets:
+                pack = self._pack(stream)
+                self.datasets[name] = StreamDataset(stream, pack)
+                self.skipped[name] = pack.errors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one sample of a stream."""
+        self.setup()
+        return self.datasets[name].pack.array.shape[1:]
+
+    def rows(self, name: str, side: str) -> NDArray[np.int64]:
+        """Readable rows of a stream on a side.
+
+        Raises:
+            ManifestError: There are none.
+        """
+        self.setup()
+        on_side = self.study.streams[name].table["side"].to_numpy() == side
+        rows = np.flatnonzero(on_side & (self.datasets[name].pack.rows >= 0))
+        if not len(rows):
+            raise ManifestError(
+                f"the stream {name!r} has no readable sample on the side {side!r}",
+                where=self.study.streams[name].manifest.path,
+                fixes=(f"raise data.split.{side}", "check the files: xmkd check"),
+            )
+        return rows
+
+    def train_dataloader(self) -> CombinedLoader:
+        return CombinedLoader({name: self._train_loader(name) for name in self.study.streams}, "max_size_cycle")
+
+    def val_dataloader(self) -> CombinedLoader:
+        return self.evaluation_loader("val")
+
+    def test_dataloader(self) -> CombinedLoader:
+        return self.evaluation_loader(self.tested)
+
+    def evaluation_loader(self, side: Side) -> CombinedLoader:
+        """Each sample of a side once, in table order."""
+        sampler = EvaluationSampler(self.rows(self.evaluated, side), *self._rank_and_world())
+        return CombinedLoader({self.evaluated: self._loader(self.evaluated, sampler, drop_last=False)}, "max_size")
+
+    def on_after_batch_transfer(self, batch: dict[str, Samples | None], dataloader_idx: int) -> dict[str, Samples]:
+        """The random part of each sample, for the whole batch at once and on its device."""
+        training = self.trainer is not None and bool(self.trainer.training)
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        streams = {name: part for name, part in batch.items() if part is not None}
+        for name, part in streams.items():
+            part["key"] = mix(self.seed, epoch, part["hash"])
+            part["image"] = self._float(name, part["image"], part["key"], training)
+        return streams
+
+    def _float(self, name: str, image: Tensor, key: Tensor, training: bool) -> Tensor:
+        if training:
+            return augment(image, key, self.data.streams[name].augment)
+        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+    def _pack(self, stream: Stream) -> PackedArray:
+        root = stream.manifest.require_root()
+        prep: UltrasoundPrep = stream.config.ultrasound
+        files = zip(stream.table["path"], stream.table["modality"], strict=True)
+        items = [CacheItem(root / str(path), prep, str(modality)) for path, modality in files]
+        return self.cache.pack(items, on_error=self.data.on_error)
+
+    def _train_loader(self, name: str) -> DataLoader[Samples]:
+        rows, config = self.rows(name, "train"), self.data.streams[name]
+        labels = cast(NDArray[np.int64], self.datasets[name].label.numpy()[rows])
+        sampler = EpochSampler(rows, labels, config.sampler, self.seed, *self._rank_and_world())
+        # A last batch of one sample would break batch normalisation.
+        return self._loader(name, sampler, drop_last=len(sampler) > config.batch_size)
+
+    def _loader(self, name: str, sampler: Sampler[int], *, drop_last: bool) -> DataLoader[Samples]:
+        workers = self.data.num_workers
+        return DataLoader(
+            self.datasets[name],
+            batch_size=self.data.streams[name].batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            drop_last=drop_last,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

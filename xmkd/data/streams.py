@@ -1,0 +1,153 @@
+"""Which samples a run uses, and on which side each patient stands: from manifests to one table per stream.
+
+Everything here is decided before a file is opened, and is the same for every process of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xmkd.config import DataConfig, StreamConfig
+from xmkd.data import manifest as manifests
+from xmkd.data.manifest import LabelSpec, Manifest
+from xmkd.errors import ManifestError
+
+EVALUATED = ("val", "calib", "test")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The samples of one stream.
+
+    Attributes:
+        name: Its name in the experiment.
+        config: Its settings.
+        manifest: Where the rows come from.
+        table: The rows kept, index 0..N-1, with a column `side` (train, val, calib or test).
+        label: The label column's definition, None for unlabelled streams.
+    """
+
+    name: str
+    config: StreamConfig
+    manifest: Manifest
+    table: pd.DataFrame
+    label: LabelSpec | None
+
+    def label_index(self) -> NDArray[np.int64]:
+        """Class index of each row, -1 where unlabelled."""
+        if self.label is None or self.config.label is None:
+            return np.full(len(self.table), -1, dtype=np.int64)
+        position = {name: i for i, name in enumerate(self.label.classes)}
+        return np.asarray(self.table[self.config.label].map(position).fillna(-1), dtype=np.int64)
+
+    def patients(self, *sides: str) -> set[str]:
+        """Patients on these sides; ids carry the data set's name, so that two sets' patient 7 stay two."""
+        rows = self.table[self.table["side"].isin(sides)]
+        return {f"{self.manifest.card.name}/{p}" for p in rows["patient_id"]}
+
+    def class_counts(self, side: str) -> dict[str, int]:
+        """Samples of each class on a side, in the card's order."""
+        counts = self.table.loc[self.table["side"] == side, self.config.label].value_counts()
+        return {name: int(counts.get(name, 0)) for name in (self.label.classes if self.label else [])}
+
+
+@dataclass(frozen=True)
+class Study:
+    """All streams of a run, split by patient once for all of them.
+
+    Attributes:
+        streams: By name.
+        split_hash: SHA-256 of who stands where.
+    """
+
+    streams: dict[str, Stream]
+    split_hash: str
+
+    def patients(self, *sides: str) -> set[str]:
+        """Patients of any stream on these sides."""
+        found: set[str] = set()
+        return found.union(*(stream.patients(*sides) for stream in self.streams.values()))
+
+
+def plan(data: DataConfig) -> Study:
+    """Load the manifests, keep the rows asked for and split their patients.
+
+    With `data.fold = k` the test side is fold k of `data.folds`, and `data.split.val` and `.calib` are fractions of the
+    other folds' patients. Patients without a label in any stream train.
+
+    Raises:
+        ManifestError: A manifest is wrong, no row is left, or the split is impossible.
+    """
+    rows = {name: _rows(name, config) for name, config in data.streams.items()}
+    sides = _sides(rows, data)
+    streams = {}
+    for name, (manifest, table) in rows.items():
+        config = data.streams[name]
+        keys = manifest.card.name + "/" + table["patient_id"]
+        table = table.assign(side=keys.map(sides).fillna("train")).reset_index(drop=True)
+        label = manifest.card.labels[config.label] if config.label else None
+        streams[name] = Stream(name, config, manifest, table, label)
+    lines = sorted(f"{n}\t{i}\t{s}" for n, st in streams.items() for i, s in st.table[["sample_id", "side"]].to_numpy())
+    return Study(streams, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
+def _rows(name: str, config: StreamConfig) -> tuple[Manifest, pd.DataFrame]:
+    """The manifest of a stream and the rows that `where` and a label leave of it."""
+    manifest = manifests.load(config.manifest, root=config.root)
+    table = manifest.table
+    for column, wanted in config.where.items():
+        if column not in table.columns:
+            raise ManifestError(
+                f"data.streams.{name}.where names the column {column!r}, which the manifest does not have",
+                where=manifest.path,
+                fixes=(f"use one of {', '.join(table.columns)}", "leave the condition out"),
+            )
+        values = wanted if isinstance(wanted, list) else [wanted]
+        table = table[table[column].astype(str).isin([str(v) for v in values])]
+    if config.label is not None:
+        if config.label not in manifest.card.labels:
+            raise ManifestError(
+                f"data.streams.{name}.label: the card has no label {config.label!r}",
+                where=manifest.path.with_suffix(".yaml"),
+                fixes=(f"use one of {', '.join(manifest.card.labels) or '(none)'}", "describe the label in the card"),
+            )
+        table = table[table[config.label].notna()]
+    if table.empty:
+        raise ManifestError(
+            f"no sample is left for the stream {name!r}",
+            where=manifest.path,
+            fixes=(f"loosen data.streams.{name}.where", "check the label column"),
+        )
+    return manifest, table.sort_values("sample_id")
+
+
+def _sides(rows: dict[str, tuple[Manifest, pd.DataFrame]], data: DataConfig) -> pd.Series:
+    """Side of each patient of the labelled streams, indexed by `<data set>/<patient>`."""
+    labelled = []
+    for name, (manifest, table) in rows.items():
+        label = data.streams[name].label
+        if label is None:
+            continue
+        part = table[["split", "fold"]].assign(
+            sample_id=name + "/" + table["sample_id"],
+            patient_id=manifest.card.name + "/" + table["patient_id"],
+            _label=table[label],
+        )
+        labelled.append(part)
+    if not labelled:
+        return pd.Series(dtype=str)
+    table = pd.concat(labelled, ignore_index=True)
+    fractions = {"val": data.split.val, "calib": data.split.calib, "test": data.split.test}
+    if data.fold is None:
+        side = manifests.split(table, "_label", fractions, data.split.seed).of(table)
+    else:
+        fold = manifests.folds(table, "_label", data.folds, data.split.seed)
+        rest = fold.rest(table, data.fold).assign(split=None)
+        inner = manifests.split(rest, "_label", fractions | {"test": 0.0}, data.split.seed)
+        side = inner.of(table).fillna("test")
+    return side.groupby(table["patient_id"]).first()

@@ -1,0 +1,149 @@
+"""Ultrasound teacher: a classifier of stills or clips, trained with class weights and tested over several views.
+
+The teacher f_T minimises cross-entropy on labelled ultrasound u,
+    l_T = sum_i w(y_i) BCE(f_T(u_i), y_i) / sum_i w(y_i),    w(c) = N / (K N_c),
+and its probability is the mean over views (mirrored; for clips also shifted in time). It is the first stage of
+Zhang et al., "Distilling Missing Modality Knowledge from Ultrasound for Endometriosis Diagnosis with Magnetic
+Resonance Images", ISBI 2023, arXiv 2307.02000, which leaves the network and its settings open: they are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xmkd.config import Experiment, OptimConfig
+from xmkd.data.rng import uniform
+from xmkd.errors import ConfigError
+from xmkd.losses.classification import balanced_weights, classification_loss
+from xmkd.methods.base import Batch, Method, StepResult, Stream, Task
+from xmkd.nets.classifiers import CLIP_BACKBONES, ClipClassifier, ImageClassifier, take_frames
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """Settings of the teacher.
+
+    Attributes:
+        backbone: For stills any timm model; for clips "r2plus1d_18" or "small".
+        weights: "none", "imagenet" (stills), "kinetics" (r2plus1d_18), or the path of a checkpoint.
+        loss: Cross-entropy as it is, weighted by inverse class frequency, or weighted and focal.
+        focal_gamma: Exponent of the focal loss.
+        drop_rate: Dropout before the last layer.
+        clip_frames: Frames that the network sees of a clip.
+        test_views: Views averaged at test: 1, or an even number, half of it mirrored.
+        select: The checkpoint to test: the last, or the best on validation.
+    """
+
+    backbone: str = "resnet18"
+    weights: str = "none"
+    loss: Literal["plain", "weighted", "focal"] = "weighted"
+    focal_gamma: float = 2.0
+    drop_rate: float = 0.0
+    clip_frames: int = 16
+    test_views: int = 2
+    select: Literal["last", "inner_val"] = "last"
+
+
+class Teacher(Method):
+    """Classifier of one labelled ultrasound stream, named `tvus`."""
+
+    streams = ("tvus",)
+    evaluates = "tvus"
+    Settings = TeacherSettings
+
+    def __init__(self, settings: TeacherSettings, task: Task, optim_config: OptimConfig) -> None:
+        super().__init__(task, optim_config)
+        self.settings = settings
+        self.binary = len(task.classes) == 2
+        self.is_clip = len(task.shape) == 4
+        kind = ClipClassifier if self.is_clip else ImageClassifier
+        self.net: ClipClassifier | ImageClassifier = kind(
+            settings.backbone,
+            1 if self.binary else len(task.classes),
+            pretrained=settings.weights in {"imagenet", "kinetics"},
+            drop_rate=settings.drop_rate,
+        )
+        if settings.weights not in {"none", "imagenet", "kinetics"}:
+            load_weights(self.net, Path(settings.weights))
+        weight = balanced_weights(task.counts) if settings.loss != "plain" else torch.ones(len(task.classes))
+        self.register_buffer("class_weight", weight, persistent=False)
+        self.class_weight: Tensor
+
+    @staticmethod
+    def contradictions(experiment: Experiment) -> list[str]:
+        settings, stream = experiment.method, experiment.data.streams["tvus"]
+        problems = []
+        if (stream.view == "clip") != (settings.backbone in CLIP_BACKBONES):
+            wanted = " or ".join(CLIP_BACKBONES) if stream.view == "clip" else "a timm model"
+            problems.append(f"method.backbone: {settings.backbone!r} does not take the view {stream.view!r}: {wanted}")
+        if stream.label is None:
+            problems.append("data.streams.tvus.label: the teacher needs a label column")
+        if stream.sampler == "balanced" and settings.loss != "plain":
+            problems.append("method.loss: imbalance is met twice, by the balanced sampler and by weights; choose one")
+        if settings.test_views < 1 or (settings.test_views > 1 and settings.test_views % 2):
+            problems.append(f"method.test_views: {settings.test_views} is neither 1 nor an even number")
+        return problems
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of `(B, 1, H, W)` or `(B, 1, T, H, W)` in [0, 1]: `(B,)` for two classes, else `(B, K)`."""
+        logits: Tensor = self.net(image)
+        return logits[:, 0] if self.binary else logits
+
+    def step(self, batch: Batch) -> StepResult:
+        stream = batch["tvus"]
+        image = stream["image"]  # (B, 1, H, W) or (B, 1, T, H, W)
+        if self.is_clip:
+            start = uniform(stream["key"], 1)[:, 0]  # (B,), of (seed, epoch, sample) alone
+            image = take_frames(image, self.settings.clip_frames, start)
+        logits = self(image)  # (B,) or (B, K)
+        gamma = self.settings.focal_gamma if self.settings.loss == "focal" else 0.0
+        loss = classification_loss(logits, stream["label"], weight=self.class_weight, focal_gamma=gamma)
+        return StepResult(loss, {})
+
+    def scores(self, stream: Stream) -> Tensor:
+        probabilities = [self._probability(view) for view in self._views(stream["image"])]
+        return torch.stack(probabilities).mean(dim=0)  # (B,) or (B, K)
+
+    def _probability(self, image: Tensor) -> Tensor:
+        logits = self.forward(image).float()
+        return logits.sigmoid() if self.binary else logits.softmax(dim=1)
+
+    def _views(self, image: Tensor) -> list[Tensor]:
+        views = self.settings.test_views
+        shifts = max(1, views // 2)
+        clips = [image]
+        if self.is_clip:
+            starts = [(i + 0.5) / shifts for i in range(shifts)]
+            clips = [take_frames(image, self.settings.clip_frames, image.new_full((len(image),), s)) for s in starts]
+        return clips if views == 1 else [v for clip in clips for v in (clip, clip.flip(-1))]
+
+
+def load_weights(net: torch.nn.Module, path: Path) -> None:
+    """Load the network's weights from a run's checkpoint or a plain state dict; a head of another size is left out.
+
+    Raises:
+        ConfigError: The file is missing, no checkpoint, or of another network.
+    """
+    if not path.is_file():
+        raise ConfigError("there is no such weights file", where=path, fixes=("correct method.weights", "use none"))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {k.removeprefix("net."): v for k, v in content.get("state_dict", content).items()}
+    except Exception as error:  # torch raises several kinds for files that are no checkpoint
+        raise ConfigError(
+            f"can't read the weights: {error}", where=path, fixes=("name a checkpoint of xmkd or a state dict",)
+        ) from error
+    own = net.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if len(fitting) < 0.5 * len(own):
+        raise ConfigError(
+            f"only {len(fitting)} of {len(own)} tensors fit this backbone",
+            where=path,
+            fixes=("name the backbone that the weights belong to", "use other weights"),
+        )
+    net.load_state_dict(fitting, strict=False)

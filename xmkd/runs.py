@@ -1,0 +1,310 @@
+"""Run folders: one folder holds all that a run was made from and all that came out of it.
+
+`runs/<experiment>/<run_id>/` with config.yaml, provenance.json, metrics.csv, predictions_*.csv, checkpoints/,
+summary.json (written last: a run with it is finished) and report.html. The id is a hash of what is computed, so the
+same command finds its own folder again and goes on from where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xmkd import config as configuration
+from xmkd.config import Experiment
+from xmkd.data.pseudonyms import fingerprint, pseudonym, salt
+from xmkd.data.streams import EVALUATED, Study
+from xmkd.errors import LeakageError, RunError
+
+PACKAGES = ("xmkd", "torch", "lightning", "timm", "monai", "numpy", "scipy", "scikit-learn", "pandas", "pydicom")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: `runs/<experiment>/<run_id>` (or `fold_<k>` below a cross-validation's folder).
+    """
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """Names the folder, the W&B run and the SLURM job."""
+        parent = self.folder.parent
+        return f"{parent.name}-{self.folder.name}" if self.folder.name.startswith("fold_") else self.folder.name
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").is_file()
+
+    def provenance(self) -> dict[str, Any]:
+        """What the run was made from.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        return _read_json(self.folder / "provenance.json")
+
+    def summary(self) -> dict[str, Any]:
+        """The headline figures of a finished run.
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        return _read_json(self.folder / "summary.json")
+
+    def experiment(self, overrides: list[str] | None = None) -> Experiment:
+        """The resolved experiment of this run, with overrides."""
+        return configuration.load(self.folder / "config.yaml", overrides)
+
+    def predictions(self, side: str) -> pd.DataFrame:
+        """Predictions of `val`, `calib`, `test` or `oof`; ids are text.
+
+        Raises:
+            RunError: There are none.
+        """
+        path = self.folder / f"predictions_{side}.csv"
+        if not path.is_file():
+            raise RunError(
+                f"the run has no predictions for {side!r}",
+                where=path,
+                fixes=("finish it: xmkd fit", "name another run"),
+            )
+        return read_predictions(path)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A predictions table with text ids; empty cells of `site` and `fold` are missing."""
+    text = {"sample_id": str, "patient_id": str, "site": str}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in ("site", "fold", "score")})
+
+
+def find(path: str | Path) -> Run:
+    """The run of a folder or of a file inside it.
+
+    Raises:
+        RunError: There is none.
+    """
+    start = Path(path)
+    for folder in (start, *start.parents):
+        if (folder / "config.yaml").is_file() and (folder / "provenance.json").is_file():
+            return Run(folder)
+    raise RunError(
+        "this is no run folder: config.yaml and provenance.json are not there",
+        where=path,
+        fixes=("name a folder like runs/<experiment>/<run_id>", "make one: xmkd fit EXPERIMENT"),
+    )
+
+
+def run_id(experiment: Experiment, study: Study) -> str:
+    """Twelve hexadecimal digits: the settings that matter, the manifests' contents and the split."""
+    manifests = {name: stream.manifest.hash for name, stream in study.streams.items()}
+    parts = [configuration.to_tree(experiment, runtime=False), manifests, study.split_hash]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def open_run(experiment: Experiment, study: Study, folder: Path | None = None) -> tuple[Run, list[str]]:
+    """Make or find the folder of a run, and write what it is made from.
+
+    Args:
+        experiment: The resolved experiment.
+        study: Its data.
+        folder: Where, if not `<runs>/<experiment>/<run_id>`.
+
+    Returns:
+        The run, and warnings about a continuation under other versions.
+
+    Raises:
+        RunError: The folder can't be written, or its salt is another one.
+        LeakageError: Patients that the run or its ancestors are fitted on would be evaluated.
+    """
+    run = Run(folder or Path(experiment.runs) / experiment.name / run_id(experiment, study))
+    try:
+        if experiment.resume == "never" and run.folder.exists():
+            shutil.rmtree(run.folder)
+        (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        record = _provenance(experiment, study)
+        warnings: list[str] = []
+        if (run.folder / "provenance.json").is_file():
+            record, warnings = _continued(run.provenance(), record)
+        configuration.save(experiment, run.folder / "config.yaml")
+        write_json(run.folder / "provenance.json", record)
+    except OSError as error:
+        raise RunError(
+            f"the run folder can't be written ({error.strerror})",
+            where=run.folder,
+            fixes=("free or unlock the disk", "write elsewhere: runs=FOLDER"),
+        ) from error
+    guard(record, study, Path(experiment.runs))
+    return run, warnings
+
+
+def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
+    """Stop when a patient to be evaluated is one that this run or an ancestor of it was fitted on.
+
+    Args:
+        record: A run's provenance.
+        study: The data to be evaluated on.
+        runs_root: Where the salt lies.
+
+    Raises:
+        LeakageError: Naming some of the patients.
+        RunError: The hashes were made with another salt, so nothing can be said.
+    """
+    secret = salt(runs_root)
+    for source in [record, *record["ancestors"]]:
+        if source["salt"] != fingerprint(secret):
+            raise RunError(
+                f"{source.get('run', 'this run')} hashed its patients with another salt, so overlaps can't be seen",
+                where=f"salt {source['salt']} there, {fingerprint(secret)} here",
+                fixes=("set XMKD_SALT to the one used there", "train anew under this salt: resume=never"),
+            )
+        fitted = set(source["fitted_on"])
+        shared = sorted(p for p in study.patients(*EVALUATED) if pseudonym(secret, p) in fitted)
+        if shared:
+            name = source.get("run", "this run")
+            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+            raise LeakageError(
+                f"{len(shared)} patients to be evaluated were used to fit {name}: {', '.join(shared[:5])}{more}",
+                where=source.get("run"),
+                fixes=("use the same data.split for both stages", "evaluate on patients that no stage was fitted on"),
+            )
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Keep a second process out of the folder.
+
+    Raises:
+        RunError: Another process has it.
+    """
+    import fcntl
+
+    with (run.folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                "another process is working on this run",
+                where=run.folder,
+                fixes=("wait for it", "change a setting: other settings have another folder"),
+            ) from error
+        yield
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write in one step: the file is there whole or as it was."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV in one step."""
+    temporary = path.with_suffix(".tmp")
+    table.to_csv(temporary, index=False)
+    temporary.replace(path)
+
+
+def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
+    secret = salt(Path(experiment.runs))
+    return {
+        "experiment": experiment.name,
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "manifests": {
+            name: {
+                "file": str(stream.config.manifest),
+                "data_set": stream.manifest.card.name,
+                "hash": stream.manifest.hash,
+            }
+            for name, stream in study.streams.items()
+        },
+        "split": study.split_hash,
+        "salt": fingerprint(secret),
+        "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train")),
+        "ancestors": _ancestors(experiment),
+        "continued": [],
+    }
+
+
+def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
+    """The provenance of the runs whose checkpoints the method starts from, and of theirs in turn."""
+    found: list[dict[str, Any]] = []
+    for value in vars(experiment.method).values():
+        if not isinstance(value, str) or os.sep not in value or not Path(value).exists():
+            continue
+        try:
+            run = find(value)
+        except RunError:
+            continue  # weights from elsewhere: nothing is known of their patients
+        record = run.provenance()
+        found.append({"run": str(value), "salt": record["salt"], "fitted_on": record["fitted_on"]})
+        found.extend(record["ancestors"])
+    return found
+
+
+def _continued(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The first record stays; what has changed since is noted in it and returned as warnings."""
+    changed = [
+        f"{k} {old['versions'].get(k)} -> {v}" for k, v in new["versions"].items() if old["versions"].get(k) != v
+    ]
+    if old["commit"] != new["commit"]:
+        changed.append(f"commit {old['commit']} -> {new['commit']}")
+    if changed and (not old["continued"] or old["continued"][-1] != changed):
+        old["continued"].append(changed)
+    return old, [f"this run was begun with other code: {', '.join(changed)}"] if changed else []
+
+
+def _commit() -> str:
+    """The commit of the code, with "+" where files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            "the run folder is incomplete: this file is missing or damaged",
+            where=path,
+            fixes=("finish the run: xmkd fit", "start it anew: resume=never"),
+        ) from error
+    return content
