@@ -110,9 +110,7 @@ def find_sector(grey: Bytes) -> Mask | None:
 
     step = _step(grey)
     brightest = _blocks(grey.max(axis=0).astype(np.float32), step)
-    rim = np.concatenate([side.ravel() for part in (grey[0], grey[0].T) for side in (part[:step], part[-step:])])
-    background = min(np.bincount(part.ravel(), minlength=256)[:64].argmax() for part in (grey[0], rim))
-    lit = brightest > background + _ABOVE_BACKGROUND
+    lit = brightest > _background(grey[0], step) + _ABOVE_BACKGROUND
     if len(grey) > 2:
         moving = _blocks(grey.std(axis=0, dtype=np.float32), step) > 0.7
         if moving.mean() > 0.05:  # else a frozen clip
@@ -126,6 +124,16 @@ def find_sector(grey: Bytes) -> Mask | None:
     if hull.mean() < _SMALLEST_SECTOR:
         return None
     return np.kron(hull, np.ones((step, step), bool))[: grey.shape[1], : grey.shape[2]]
+
+
+def _background(frame: Bytes, rim: int) -> int:
+    """Grey level of the screen: a dark level that much of the picture, or of its rim, has; 0 where there is none."""
+    edges = [side.ravel() for part in (frame, frame.T) for side in (part[:rim], part[-rim:])]
+    levels = []
+    for pixels in (frame.ravel(), np.concatenate(edges)):
+        dark = np.bincount(pixels, minlength=256)[:64]
+        levels.append(int(dark.argmax()) if dark.max() > 0.05 * len(pixels) else 0)
+    return min(levels)
 
 
 def _step(grey: Bytes) -> int:
