@@ -47,7 +47,8 @@ class Checkpoints(Checkpoint):
         self.best_epoch = -1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        score = next((sign * trainer.callback_metrics[m].item() for m, sign in MONITORED.items() if _has(trainer, m)), None)
+        found = trainer.callback_metrics
+        score = next((sign * found[name].item() for name, sign in MONITORED.items() if name in found), None)
         if score is not None and (self.best is None or score > self.best):
             self.best, self.best_epoch = score, trainer.current_epoch
             trainer.save_checkpoint(self.run.best)
@@ -58,7 +59,3 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-
-
-def _has(trainer: Trainer, metric: str) -> bool:
-    return metric in trainer.callback_metrics

@@ -85,8 +85,8 @@ def crossval(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     results.announce(training.crossval(config.load(experiment, overrides)))
 
 
-@app.command()
-def test(run: RunFolder, overrides: Overrides = None) -> None:
+@app.command("test")
+def predict_again(run: RunFolder, overrides: Overrides = None) -> None:
     """Predict and evaluate test patients again, or other data by overrides."""
     from xmkd import results, runs, training
 

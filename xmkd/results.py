@@ -2,26 +2,132 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from xmkd import config as configuration
+from xmkd import runs
 from xmkd.config import Experiment
-from xmkd.data.streams import Stream, Study
+from xmkd.data.streams import Stream, Study, plan
+from xmkd.errors import EvaluationError, RunError
+from xmkd.evaluation import classification, thresholds
+from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
-from xmkd.runs import Run, write_json, write_table
+from xmkd.evaluation.statistics import Interval
+from xmkd.evaluation.thresholds import Threshold
+from xmkd.methods import METHODS
+from xmkd.runs import Run
+
+HEADLINES = ("auroc", "sensitivity", "specificity", "macro_f1", "balanced_accuracy")
+DEFAULT_THRESHOLD = 0.5
 
 
-def prediction_table(stream: Stream, predictions: Predictions) -> pd.DataFrame:
+def prediction_table(stream: Stream, predictions: Predictions, fold: int | None = None) -> pd.DataFrame:
     """One row per sample: ids, site, fold, class index and probability (one column per class from three on)."""
     rows = stream.table.iloc[predictions.index]
     table = rows[["sample_id", "patient_id", "site", "fold"]].assign(label=predictions.label)
+    if fold is not None:
+        table["fold"] = fold
     if predictions.score.ndim == 1:
         return table.assign(score=predictions.score)
     return table.assign(**{f"score_{k}": predictions.score[:, k] for k in range(predictions.score.shape[1])})
+
+
+def evaluate(run: Run, experiment: Experiment, study: Study) -> None:
+    """Evaluate the test predictions and write summary.json, which marks the run as finished."""
+    stream = study.streams[METHODS[experiment.method_name].evaluates]
+    classes = list(stream.label.classes) if stream.label else []
+    held_out, doubt = _held_out(run, experiment)
+    threshold, fitted = _threshold(experiment, classes, held_out, doubt), None
+    if held_out is not None and len(classes) == 2:
+        fitted = _calibration(experiment, held_out)
+    write_summary(run, run.predictions("test"), "test", classes, threshold, fitted)
+
+
+def write_summary(
+    run: Run,
+    table: pd.DataFrame,
+    side: str,
+    classes: list[str],
+    threshold: Threshold,
+    fitted: Calibrator | None,
+) -> None:
+    """Figures with intervals to metrics_<side>.csv and summary.json."""
+    found = classification.metrics(table, threshold.value, classes if len(classes) > 2 else None)
+    runs.write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
+    summary: dict[str, Any] = {
+        "side": side,
+        "classes": classes,
+        "metrics": {name: asdict(interval) for name, interval in found.items()},
+        "threshold": asdict(threshold) if len(classes) == 2 else None,
+        "calibration": asdict(fitted) if fitted else None,
+    }
+    runs.write_json(run.folder / "summary.json", summary)
+
+
+def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Run]) -> None:
+    """`predictions_oof.csv` and the summary of a cross-validation.
+
+    The threshold stays at 0.5: out-of-fold test scores may not choose their own operating point.
+    """
+    table = pd.concat([run.predictions("test").assign(fold=k) for k, run in enumerate(folds)], ignore_index=True)
+    runs.write_table(parent.folder / "predictions_oof.csv", table)
+    configuration.save(experiment, parent.folder / "config.yaml")
+    record = folds[0].provenance()
+    everyone = sorted(set().union(*(run.provenance()["fitted_on"] for run in folds)))
+    runs.write_json(parent.folder / "provenance.json", {**record, "split": study.split_hash, "fitted_on": everyone})
+    stream = study.streams[METHODS[experiment.method_name].evaluates]
+    threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
+    write_summary(parent, table, "oof", list(stream.label.classes) if stream.label else [], threshold, None)
+
+
+def announce(run: Run) -> None:
+    """Print the headline figures, one line each, and where everything is."""
+    summary = run.summary()
+    for name in HEADLINES:
+        if name in summary["metrics"]:
+            values = summary["metrics"][name]
+            note = f"  ({values['note']})" if values["note"] else ""
+            print(f"{summary['side']}/{name} {Interval(**values)}{note}")
+    if summary["threshold"]:
+        print(f"operating point: {Threshold(**summary['threshold'])}")
+    print(f"run folder: {run.folder}")
+
+
+def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, bool]:
+    """The report of `xmkd check` on a manifest or on every stream of an experiment, and whether all is well."""
+    from rich.progress import Progress
+
+    from xmkd.data import manifest as manifests
+    from xmkd.data.check import check
+
+    if target.suffix.lower() == ".csv":
+        found = [(manifests.load(target), None)]
+    else:
+        study = plan(configuration.load(target, overrides).data)
+        found = [(s.manifest, s.as_split()) for s in study.streams.values()]
+    reports = []
+    for manifest, split in found:
+        with Progress(transient=True) as progress:
+            task = progress.add_task(f"checking {manifest.card.name}", total=len(manifest.table))
+            reports.append(check(manifest, split, deep, lambda p=progress, t=task: p.advance(t)))
+    return "\n\n".join(r.text() for r in reports), all(r.ok for r in reports)
+
+
+def comparison(first: Path, others: list[Path]) -> str:
+    """The text of `xmkd compare`: runs with runs, or a run with a table of readers."""
+    from xmkd.evaluation import compare
+
+    run = runs.find(first)
+    readers = [p for p in others if p.suffix.lower() == ".csv" and p.is_file()]
+    if readers:
+        table = compare.compare_readers(_tested(run), runs.read_predictions(readers[0]))
+        return compare.format_readers(table)
+    tables = {str(path): _tested(runs.find(path)) for path in others}
+    return compare.format_comparisons(compare.compare_many(_tested(run), tables))
 
 
 def write_skipped(run: Run, skipped: dict[str, dict[Path, str]]) -> None:
@@ -32,21 +138,46 @@ def write_skipped(run: Run, skipped: dict[str, dict[Path, str]]) -> None:
         for path, reason in files.items()
     ]
     if lines:
-        write_table(run.folder / "skipped.csv", pd.DataFrame(lines))
+        runs.write_table(run.folder / "skipped.csv", pd.DataFrame(lines))
 
 
-def tree(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as plain types."""
-    return configuration.to_tree(experiment)
+def _tested(run: Run) -> pd.DataFrame:
+    """Test predictions, or the out-of-fold ones of a cross-validation."""
+    return run.predictions("oof" if (run.folder / "predictions_oof.csv").is_file() else "test")
 
 
-def evaluate(run: Run, experiment: Experiment, study: Study) -> None:
-    """stub for now"""
-    from xmkd.evaluation.statistics import auroc_interval
-    t = run.predictions("test")
-    print(auroc_interval(t.label, t.score, t.patient_id))
-    write_json(run.folder / "summary.json", {})
+def _held_out(run: Run, experiment: Experiment) -> tuple[pd.DataFrame | None, str]:
+    """Predictions that may set threshold and calibration: never those that chose the checkpoint."""
+    chosen_on_val = getattr(experiment.method, "select", "last") == "inner_val"
+    for side in ("calib",) if chosen_on_val else ("calib", "val"):
+        try:
+            return run.predictions(side), ""
+        except RunError:
+            continue
+    if chosen_on_val:
+        return None, "validation chose the checkpoint, so it can't choose the threshold: set data.split.calib"
+    return None, "there are no validation patients: set data.split.val"
 
 
-def announce(run: Run) -> None:
-    print(run.folder)
+def _threshold(experiment: Experiment, classes: list[str], held_out: pd.DataFrame | None, doubt: str) -> Threshold:
+    policy = experiment.evaluation.operating_point
+    if len(classes) != 2:
+        return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
+    try:
+        if held_out is None and not policy.replace(".", "").isdigit():
+            return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0, f"{policy} refused: {doubt}")
+        return thresholds.operating_point(policy, held_out)
+    except EvaluationError as error:
+        return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0, f"{policy} refused: {error.what}")
+
+
+def _calibration(experiment: Experiment, held_out: pd.DataFrame) -> Calibrator | None:
+    how = experiment.evaluation.calibration
+    if how == "none":
+        return None
+    if how == "auto":
+        reweighted = getattr(experiment.method, "loss", "plain") != "plain" or any(
+            stream.sampler == "balanced" for stream in experiment.data.streams.values()
+        )
+        how = "platt" if reweighted else "temperature"
+    return fit_calibrator(held_out, how)

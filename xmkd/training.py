@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
@@ -18,15 +17,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from xmkd import results, runs
 from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
-from xmkd.config import Experiment
+from xmkd.config import Experiment, to_tree
 from xmkd.data.datamodule import Side, UnpairedDataModule
 from xmkd.data.streams import EVALUATED, Study, plan
 from xmkd.errors import EvaluationError, RunError
-from xmkd.metrics_log import MetricsCsv, truncate
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
+from xmkd.metrics_log import MetricsCsv, truncate
 from xmkd.runs import Run
-
 
 
 def fit(experiment: Experiment, folder: Path | None = None) -> Run:
@@ -44,7 +42,7 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
         warnings.warn(note, stacklevel=2)
     if run.finished:
         return run
-    with runs.locked(run) if _first() else _nothing():
+    with runs.locked(run) if _first() else nullcontext():
         _train(experiment, study, run)
     return run
 
@@ -89,7 +87,7 @@ def crossval(experiment: Experiment) -> Run:
     study = plan(whole.data)
     parent = Run(Path(experiment.runs) / experiment.name / f"cv{experiment.data.folds}-{runs.run_id(whole, study)}")
     done = [fit(fold, parent.folder / f"fold_{k}") for k, fold in enumerate(folds)]
-    if rank_zero_only.rank == 0:
+    if _first():
         results.join_folds(parent, whole, study, done)
     return parent
 
@@ -127,21 +125,20 @@ def _build(experiment: Experiment, study: Study) -> tuple[UnpairedDataModule, Me
 
 def _trainer(experiment: Experiment, run: Run, loggers: list[Logger]) -> Trainer:
     settings = vars(experiment.trainer)
-    progress = settings["enable_progress_bar"]
     callbacks: list[Any] = [ReseedEachEpoch(experiment.seed), Checkpoints(run)]
-    if progress:
+    if experiment.trainer.enable_progress_bar:
         callbacks.append(RichProgressBar())
-    with _quiet():
-        return Trainer(
-            **settings,
-            callbacks=callbacks,
-            logger=loggers,
-            plugins=[AtomicCheckpointIO()],
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data module shares the samples out itself
-            default_root_dir=run.folder,
-        )
+    _quiet()
+    return Trainer(
+        **settings,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module shares the samples out itself
+        default_root_dir=run.folder,
+    )
 
 
 def _loggers(experiment: Experiment, run: Run) -> list[Logger]:
@@ -158,7 +155,7 @@ def _loggers(experiment: Experiment, run: Run) -> list[Logger]:
                 resume=None if offline else "allow",
                 offline=offline,
                 save_dir=run.folder,
-                config=results.tree(experiment),
+                config=to_tree(experiment),
             )
         )
     return loggers
@@ -174,7 +171,7 @@ def _predict(
         data.tested = side
         trainer.test(method, datamodule=data, verbose=False)
         if trainer.is_global_zero and method.predictions is not None:
-            table = results.prediction_table(data.study.streams[data.evaluated], method.predictions)
+            table = results.prediction_table(data.study.streams[data.evaluated], method.predictions, data.data.fold)
             runs.write_table(target.folder / f"predictions_{side}.csv", table)
 
 
@@ -226,17 +223,12 @@ def _joined(experiment: Experiment, study: Study, folder: Path | None) -> Run:
 
 
 def _first() -> bool:
-    return bool(rank_zero_only.rank == 0)
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*srun.*")
-        yield
-
+def _quiet() -> None:
+    """Keep Lightning's notes off the terminal: those below say nothing that a user of xmkd could act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for words in ("srun", "treespec", "does not have many workers", "smaller than the logging interval"):
+        warnings.filterwarnings("ignore", message=f".*{words}.*")

@@ -181,8 +181,10 @@ class UnpairedDataModule(LightningDataModule):
     def train_dataloader(self) -> CombinedLoader:
         return CombinedLoader({name: self._train_loader(name) for name in self.study.streams}, "max_size_cycle")
 
-    def val_dataloader(self) -> CombinedLoader:
-        return self.evaluation_loader("val")
+    def val_dataloader(self) -> CombinedLoader | list[Any]:
+        """Validation samples; none where the split has no such side."""
+        on_val = self.study.streams[self.evaluated].table["side"] == "val"
+        return self.evaluation_loader("val") if on_val.any() else []
 
     def test_dataloader(self) -> CombinedLoader:
         return self.evaluation_loader(self.tested)

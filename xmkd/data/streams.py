@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xmkd.config import DataConfig, StreamConfig
 from xmkd.data import manifest as manifests
-from xmkd.data.manifest import LabelSpec, Manifest
+from xmkd.data.manifest import LabelSpec, Manifest, Split
 from xmkd.errors import ManifestError
 
 EVALUATED = ("val", "calib", "test")
@@ -43,12 +43,18 @@ class Stream:
         if self.label is None or self.config.label is None:
             return np.full(len(self.table), -1, dtype=np.int64)
         position = {name: i for i, name in enumerate(self.label.classes)}
-        return np.asarray(self.table[self.config.label].map(position).fillna(-1), dtype=np.int64)
+        return np.array(self.table[self.config.label].map(position).fillna(-1), dtype=np.int64)
 
     def patients(self, *sides: str) -> set[str]:
         """Patients on these sides; ids carry the data set's name, so that two sets' patient 7 stay two."""
         rows = self.table[self.table["side"].isin(sides)]
         return {f"{self.manifest.card.name}/{p}" for p in rows["patient_id"]}
+
+    def as_split(self) -> Split:
+        """The patients of each side, in the form that `xmkd.data.check` takes."""
+        sides = self.table.groupby("side")["patient_id"]
+        parts = {str(side): tuple(sorted(set(patients))) for side, patients in sides}
+        return Split(parts, hash="", origin="seed")
 
     def class_counts(self, side: str) -> dict[str, int]:
         """Samples of each class on a side, in the card's order."""
