@@ -139,10 +139,8 @@ def _through_palette(array: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 def _inverted(array: np.ndarray, dataset: Dataset) -> np.ndarray:
     """MONOCHROME1 (low = bright) to MONOCHROME2, within the range of the stored bits."""
-    if array.dtype.kind == "f":
-        return array.max() + array.min() - array
     bits = int(dataset.BitsStored)
-    flipped = ~array if array.dtype.kind == "i" else ((1 << bits) - 1) - array.astype(np.int64)
+    flipped: np.ndarray = ~array if array.dtype.kind == "i" else ((1 << bits) - 1) - array.astype(np.int64)
     return flipped.astype(array.dtype)
 
 

@@ -84,7 +84,7 @@ def check_is_image(dataset: Dataset, path: Path, *, pixels: bool = True) -> None
         path: The file, for the message.
         pixels: Whether pixel data must be present.
     """
-    sop_class = UID(text(dataset, "SOPClassUID")).name or "unknown"
+    sop_class = UID(text(dataset, "SOPClassUID")).name or "of no stated kind"
     leave = "leave the file out of the manifest"
     code = text(dataset, "Modality")
     if code in NOT_PICTURES:

@@ -145,9 +145,9 @@ def _clips(headers: Sequence[Dataset]) -> int:
 def _check_one_stack(headers: Sequence[Dataset], names: Sequence[str], path: Path) -> None:
     """Refuse a series whose files can't be the slices of one volume."""
     if not _are_slices(headers):
-        kind = "clips" if _clips(headers) else "images without a position in space"
+        kind = "files of several frames" if _clips(headers) else "images without a position in space"
         raise ReadError(
-            f"the series is no stack of slices: its {len(headers)} files are {kind}, such as {names[0]}",
+            f"the series is no stack of slices: it has {len(headers)} {kind}, such as {names[0]}",
             where=path,
             fixes=("name one file", "take them all with xmkd.data.readers.read_all"),
         )
@@ -182,8 +182,8 @@ def _what_differs(headers: Sequence[Dataset]) -> str:
 def is_dicomdir(path: Path) -> bool:
     """Whether a DICOM file is the directory of a set rather than an object of it."""
     with header.quiet():
-        meta = pydicom.dcmread(path, force=True, specific_tags=["MediaStorageSOPClassUID"], stop_before_pixels=True)
-    return bool(meta.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
+        dataset = pydicom.dcmread(path, force=True, specific_tags=["Modality"], stop_before_pixels=True)
+        return bool(dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
 
 
 def _folder(series: Series, root: Path) -> str:
