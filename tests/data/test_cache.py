@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -192,7 +193,7 @@ def test_a_full_disk_is_one_clear_error_with_nothing_half_written(
 
     monkeypatch.setattr(Path, "open", open_on_full_disk)
     items = [CacheItem(p, PREP) for p in images]
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "get": lambda: cache.get(images[0], PREP),
         "warm": lambda: cache.warm(items, workers=0, on_error=on_error),
         "pack": lambda: cache.pack(items, workers=0, on_error=on_error),

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -172,4 +172,5 @@ def _in_one_step(path: Path) -> Iterator[IO[bytes]]:
             fixes=("free space there, for example by `xmkd cache clean`", "put it elsewhere: set XMKD_CACHE=FOLDER"),
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # moved away already, or never made
+            temporary.unlink()
