@@ -86,6 +86,17 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def check_finite(array: np.ndarray, path: Path) -> None:
+    """Raise a ReadError where values are NaN or infinite."""
+    bad = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+    if bad:
+        raise ReadError(
+            f"{bad} of {array.size} values are NaN or infinite",
+            where=path,
+            fixes=("write the file again with them replaced, for example by numpy.nan_to_num", SKIP),
+        )
+
+
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoding library raises on a damaged file into a ReadError with its path."""

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from xmkd.data.image import SKIP, Image, Kind, decoding
+from xmkd.data.image import SKIP, Image, Kind, check_finite, decoding
 from xmkd.errors import ReadError
 
 if TYPE_CHECKING:
@@ -240,14 +238,7 @@ def _check_exists(path: Path) -> None:
 def _check_values(image: Image, path: Path) -> None:
     if image.array.size == 0:
         raise ReadError(f"an image without pixels: {image.array.shape}", where=path, fixes=("export it again", SKIP))
-    if image.array.dtype.kind == "f":
-        bad = int(image.array.size - np.isfinite(image.array).sum())
-        if bad:
-            raise ReadError(
-                f"{bad} of {image.array.size} values are NaN or infinite",
-                where=path,
-                fixes=("write the file again with them replaced, for example by numpy.nan_to_num", SKIP),
-            )
+    check_finite(image.array, path)
 
 
 def _summary(report: Report) -> ReadError:

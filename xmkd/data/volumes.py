@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from xmkd.data.image import SKIP, Image, Kind, modality_name
+from xmkd.data.image import SKIP, Image, Kind, check_finite, modality_name
 from xmkd.data.slices import voxel_size
 from xmkd.errors import ReadError
 
@@ -37,6 +37,7 @@ def read_volume(path: Path, modality: str | None) -> Image:
     if form == "nifti":
         facts = {key: found.GetMetaData(key) for key in found.GetMetaDataKeys()}
         _check_complete(path, facts)
+        _check_nifti_values(path, facts)
         # Codes of 0 mean that the file gives no orientation (nifti1.h, "method 1"); what nibabel writes for no affine.
         oriented = int(facts["qform_code"]) > 0 or int(facts["sform_code"]) > 0
         sized = oriented or any(float(facts[f"pixdim[{i}]"]) != 1 for i in (1, 2, 3))
@@ -127,8 +128,8 @@ def _check_complete(path: Path, facts: dict[str, str]) -> None:
     """ITK fills what a cut NIfTI file lacks with zeros without a word: compare its length with the header."""
     count = math.prod(max(1, int(facts[f"dim[{i}]"])) for i in range(1, int(facts["dim[0]"]) + 1))
     expected = int(float(facts["vox_offset"])) + count * int(facts["bitpix"]) // 8
+    compressed = _is_gzip(path)
     with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
         file.seek(-4, os.SEEK_END)
         # A gzip file ends with its content's length modulo 2^32 (RFC 1952); a cut one with something else.
         found = int.from_bytes(file.read(4), "little") if compressed else path.stat().st_size
@@ -140,6 +141,25 @@ def _check_complete(path: Path, facts: dict[str, str]) -> None:
             where=path,
             fixes=("copy or convert it again", SKIP),
         )
+
+
+def _check_nifti_values(path: Path, facts: dict[str, str]) -> None:
+    """ITK turns NaN and infinity in NIfTI files into zeros without a word: look at the stored values themselves."""
+    kind = {16: "f4", 64: "f8"}.get(int(facts["datatype"]))  # DT_FLOAT32 and DT_FLOAT64 of nifti1.h
+    if kind is None:
+        return
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+        # The header starts with its own size, 348 bytes (NIfTI-1) or 540 (NIfTI-2), which tells the byte order.
+        order = "<" if int.from_bytes(file.read(4), "little") in (348, 540) else ">"
+        file.seek(int(float(facts["vox_offset"])))
+        data = file.read()
+    size = int(kind[1])
+    check_finite(np.frombuffer(data[: len(data) // size * size], order + kind), path)
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _inflated_size(path: Path) -> int:
