@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmkd.data import manifest
-from xmkd.data.splits import PARTS, folds, split
+from xmkd.data.splits import PARTS, Split, folds, split
 from xmkd.errors import ManifestError
 
 FRACTIONS = {"val": 0.15, "test": 0.2}
@@ -34,11 +36,12 @@ def test_no_patient_is_ever_on_two_sides_and_row_order_does_not_matter(
     table: pd.DataFrame, seed: int, label: str | None, k: int
 ) -> None:
     shuffled = table.sample(frac=1, random_state=seed % 2**32)
-    for make in (
+    makers: list[Callable[[pd.DataFrame], Split]] = [
         lambda t: split(t, label, FRACTIONS, seed),
         lambda t: split(t, label, {"val": 0.1, "calib": 0.1, "test": 0.3}, seed),
         lambda t: folds(t, label, k, seed),
-    ):
+    ]
+    for make in makers:
         try:
             made = make(table)
         except ManifestError:
@@ -94,8 +97,7 @@ def test_folds_have_like_prevalence() -> None:
 @pytest.mark.parametrize(
     "make", [lambda t, s: split(t, "finding", FRACTIONS, s), lambda t, s: folds(t, "finding", 4, s)]
 )
-def test_the_seed_decides(make: object) -> None:
-    assert callable(make)
+def test_the_seed_decides(make: Callable[[pd.DataFrame, int], Split]) -> None:
     table = clustered(40)
     assert make(table, 0) == make(table, 0)
     assert len({make(table, seed).hash for seed in range(5)}) == 5
@@ -113,8 +115,7 @@ def test_every_part_gets_each_class_even_when_few_patients_have_it() -> None:
     [lambda t: folds(t, "finding", 5), lambda t: split(t, "finding", {"val": 0.2, "calib": 0.2, "test": 0.2})],
     ids=["folds", "split"],
 )
-def test_too_few_positive_patients_is_an_error_with_two_ways_out(make: object) -> None:
-    assert callable(make)
+def test_too_few_positive_patients_is_an_error_with_two_ways_out(make: Callable[[pd.DataFrame], Split]) -> None:
     # 30 positive images of 3 patients: images do not help.
     patients = [f"p{i}" for i in range(3) for _ in range(10)] + [f"n{i}" for i in range(20)]
     table = pd.DataFrame({"patient_id": patients, "finding": ["lesion"] * 30 + ["rest"] * 20})

@@ -260,9 +260,9 @@ def _file_rows(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
         if card.modality is None:
             skipped.append((relative, "the card has to say its `modality`"))
             continue
-        who = _from_path(relative, card)
+        who = _from_path(file, relative, card)
         if who is None:
-            skipped.append((relative, "no patient: the patient_pattern does not fit, or there is no parent folder"))
+            skipped.append((relative, "the patient_pattern does not fit its path"))
             continue
         row = _row(file, source, card.modality, who["patient"] or "", who.get("sequence"))
         rows.append(row | {"mask": masks[file], "site": who.get("site")})
@@ -277,12 +277,11 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _from_path(relative: str, card: Card) -> dict[str, str | None] | None:
-    if card.patient_pattern is not None:
-        match = re.search(card.patient_pattern, relative)
-        return dict(match.groupdict()) if match and match["patient"] else None
-    parts = relative.split("/")
-    return {"patient": parts[-2]} if len(parts) > 1 else None
+def _from_path(file: Path, relative: str, card: Card) -> dict[str, str | None] | None:
+    if card.patient_pattern is None:
+        return {"patient": file.resolve().parent.name}
+    match = re.search(card.patient_pattern, relative)
+    return dict(match.groupdict()) if match and match["patient"] else None
 
 
 def _mask(file: Path, source: Path, card: Card) -> str | None:
@@ -305,7 +304,7 @@ def _root_warnings(table: pd.DataFrame, source: Path, card: Card, card_file: Pat
         table["path"] = table["path"].str.removesuffix("/.")
     else:
         warnings.append(f"the paths start from {source}, but the card's root is {root}: move one of them")
-    if table["patient_id"].nunique() == 1 and len(table) > 1:
+    if card.indexer is None and table["patient_id"].nunique() == 1 and len(table) > 1:
         one = table["patient_id"].iloc[0]
         warnings.append(f"all {len(table)} samples are of one patient, {one!r}; a patient_pattern in the card may help")
     if target.with_suffix(".yaml").resolve() != card_file.resolve():
@@ -322,7 +321,7 @@ def _join(table: pd.DataFrame, file: Path, on: str, card: Card) -> tuple[list[st
     given = read_table(file)
     if on not in given.columns:
         raise ManifestError(
-            f"the label table has no column {on!r}" + nearest(on, given.columns),
+            f"the label table has no column {on!r}" + nearest(on, list(given.columns)),
             where=file,
             fixes=(f"name its column of ids {on}", "choose the other one with --on"),
         )

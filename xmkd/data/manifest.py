@@ -257,7 +257,7 @@ def check_table(table: pd.DataFrame, card: Card, where: object) -> pd.DataFrame:
         ManifestError: Listing every problem.
     """
     missing = [name for name in (*REQUIRED, *card.labels) if name not in table.columns]
-    problems = [f"column {name}: missing" + nearest(name, table.columns) for name in missing]
+    problems = [f"column {name}: missing" + nearest(name, list(table.columns)) for name in missing]
     if table.empty:
         problems.append("there are no rows")
     else:

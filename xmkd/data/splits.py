@@ -126,7 +126,7 @@ def folds(table: pd.DataFrame, label: str | None, k: int, seed: int = 0) -> Spli
     for attempt in range(_ATTEMPTS):
         fold = _stratified_folds(table, label, k, seed + attempt * 1_000_003)
         members = {str(i): fold.index[fold == i] for i in range(k)}
-        if all((counts.loc[m, needed].sum() > 0).all() for m in members.values()):
+        if all(len(m) and (counts.loc[m, needed].sum() > 0).all() for m in members.values()):
             return _made(members, "seed", counts)
     raise ManifestError(
         f"no division of {len(counts)} patients into {k} folds was found with every class of {label!r} in every fold",
@@ -273,7 +273,7 @@ def _assign(
     """
     features = np.column_stack([counts.to_numpy(), counts.sum(axis=1), np.ones(len(counts))])
     shares = features / features.sum(axis=0)  # each column adds to 1 over the patients
-    must = np.array([c in needed for c in counts.columns] + [False, False])
+    must = np.array([c in needed for c in counts.columns] + [False, True])  # no part without a patient
     start = np.full(len(counts), -1) if locked is None else locked.fillna(-1).to_numpy(dtype=np.int64)
     best, best_cost = start, np.inf
     for rng in np.random.default_rng(seed).spawn(_ATTEMPTS):
@@ -283,7 +283,7 @@ def _assign(
             best, best_cost = chosen, cost
     if best_cost >= _MISSING_CELL:
         raise ManifestError(
-            "no split was found in which every part has every class",
+            "no split was found in which every part has patients of every class",
             fixes=("raise the smallest fraction (data.split)", "write a split column into the manifest"),
         )
     return best
