@@ -139,7 +139,7 @@ def _stratified_folds(table: pd.DataFrame, label: str | None, k: int, seed: int)
     from sklearn.model_selection import StratifiedGroupKFold
 
     order = [c for c in ("patient_id", "sample_id", "path") if c in table.columns]
-    rows = table.sort_values(order, kind="stable")
+    rows = table.sort_values(order, kind="stable")  # scikit-learn does not promise to ignore the order
     strata = np.zeros(len(rows), dtype=np.int64) if label is None else _strata(rows, label).factorize(sort=True)[0]
     fold = np.empty(len(rows), dtype=np.int64)
     with warnings.catch_warnings():
