@@ -183,7 +183,7 @@ def test_lost_leading_zeros_are_pointed_out(tmp_path: Path) -> None:
     "labels, words",
     [
         ("patient_id,finding\nP1,lesion\nP1,rest\n", "contradicts itself for 1 ids, as 'P1'"),
-        ("patient_id,finding\nP1,leson\n", "'leson' is none of rest, lesion"),
+        ("patient_id,finding\nP1,leson\n", "finding: 'leson' is no class of the card; did you mean 'lesion'?"),
         ("patient,finding\nP1,lesion\n", "did you mean 'patient'?"),
         ("patient_id,diagnosis\nP1,lesion\n", "no label column"),
     ],

@@ -332,6 +332,7 @@ def _join(table: pd.DataFrame, file: Path, on: str, card: Card) -> tuple[list[st
             where=file,
             fixes=(f"name a column {' or '.join(card.labels) or 'as in the card'}", "describe the label in the card"),
         )
+    _check_classes(given, file, card)
     given = given.dropna(subset=[on]).assign(**{on: lambda t: t[on].str.strip()})
     differing = given.groupby(on)[columns].nunique(dropna=False).max(axis=1) > 1
     if differing.any():
@@ -349,6 +350,19 @@ def _join(table: pd.DataFrame, file: Path, on: str, card: Card) -> tuple[list[st
     rescued = {i.lstrip("0") for i in unmatched} & {i.lstrip("0") for i in unlabelled}
     hint = f"{len(rescued)} ids would match but for leading zeros, which spreadsheets drop"
     return unmatched, unlabelled, [hint] if rescued else []
+
+
+def _check_classes(given: pd.DataFrame, file: Path, card: Card) -> None:
+    problems = []
+    for name, spec in card.labels.items():
+        unknown = [] if name not in given.columns else sorted(set(given[name].dropna()) - set(spec.classes))
+        problems += [f"{name}: {value!r} is no class of the card" + nearest(value, spec.classes) for value in unknown]
+    if problems:
+        raise ManifestError(
+            "the label table does not fit the card:\n  - " + "\n  - ".join(problems),
+            where=file,
+            fixes=("correct the table", "add the class to the card"),
+        )
 
 
 def _pseudonymise(table: pd.DataFrame, secret: bytes) -> list[str]:
