@@ -44,8 +44,8 @@ class AugmentSettings:
     scale: float = 0.1
     translate: float = 0.05
     depth: float = 0.1
-    brightness: float = 0.1
-    contrast: float = 0.2
+    brightness: float = 0.05
+    contrast: float = 0.15
     gamma: float = 0.2
     noise: float = 0.03
     gain: float = 0.2
@@ -53,9 +53,9 @@ class AugmentSettings:
 
 
 # Which random number belongs to what: fixed places, so that switching one change off leaves the others as they were.
-_FLIP, _ROTATE, _SCALE, _SHIFT_Y, _SHIFT_X, _DEPTH, _BRIGHT, _CONTRAST, _GAMMA, _NOISE, _NOISE_AT = range(11)
-_GAIN_1, _GAIN_2, _GAIN_3, _SHADOW, _SHADOW_AT, _SHADOW_WIDTH, _SHADOW_FROM, _SHADOW_DARK = range(11, 19)
-_COUNT = 19
+FLIP, ROTATE, SCALE, SHIFT_Y, SHIFT_X, DEPTH, BRIGHT, CONTRAST, GAMMA, NOISE, NOISE_AT = range(11)
+GAIN_1, GAIN_2, GAIN_3, SHADOW, SHADOW_AT, SHADOW_WIDTH, SHADOW_FROM, SHADOW_DARK = range(11, 19)
+COUNT = 19
 
 
 def augment(x: Tensor, keys: Tensor, settings: AugmentSettings) -> Tensor:
@@ -76,7 +76,7 @@ def augment(x: Tensor, keys: Tensor, settings: AugmentSettings) -> Tensor:
     x = x.flatten(1, -3).to(torch.float32, copy=True)
     if was_bytes:
         x.mul_(1 / 255)
-    u = uniform(keys.to(x.device), _COUNT).view(-1, _COUNT, 1, 1)
+    u = uniform(keys.to(x.device), COUNT).view(-1, COUNT, 1, 1)
     x = _geometry(x, u, settings)
     return _intensity(x, u, settings).clamp_(0, 1).view(shape)
 
@@ -97,12 +97,12 @@ def _geometry(x: Tensor, u: Tensor, s: AugmentSettings) -> Tensor:
         return x
     b, _, h, w = x.shape
     u = u.view(b, -1, 1)
-    angle = (2 * u[:, _ROTATE] - 1) * math.radians(s.rotate_deg)
-    zoom = _around_one(u[:, _SCALE], s.scale)
-    along = 1 / _around_one(u[:, _DEPTH], s.depth)
-    mirror = torch.where(u[:, _FLIP] < 0.5, -1.0, 1.0) if s.flip else torch.ones_like(zoom)
+    angle = (2 * u[:, ROTATE] - 1) * math.radians(s.rotate_deg)
+    zoom = _around_one(u[:, SCALE], s.scale)
+    along = 1 / _around_one(u[:, DEPTH], s.depth)
+    mirror = torch.where(u[:, FLIP] < 0.5, -1.0, 1.0) if s.flip else torch.ones_like(zoom)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    shift_x, shift_y = ((2 * u[:, i] - 1) * 2 * s.translate for i in (_SHIFT_X, _SHIFT_Y))
+    shift_x, shift_y = ((2 * u[:, i] - 1) * 2 * s.translate for i in (SHIFT_X, SHIFT_Y))
     # Where each output pixel comes from. F.affine_grid does the same by matrix products, ten times as slowly on a CPU.
     column, row = _positions(w, x.device), _positions(h, x.device)
     row = (row + 1) * along - 1  # the top, at -1, stays
@@ -118,15 +118,15 @@ def _intensity(x: Tensor, u: Tensor, s: AugmentSettings) -> Tensor:
     """Gamma, gain, shadow, contrast, brightness and noise of `(B, C, H, W)`, in place."""
     if s.gamma:
         # The parabola through 0, 1 and the value of x ** gamma at mid-grey: a power costs ten times as much on a CPU.
-        bend = 4 * (0.5 ** _around_one(u[:, _GAMMA, None], s.gamma) - 0.5)
+        bend = 4 * (0.5 ** _around_one(u[:, GAMMA, None], s.gamma) - 0.5)
         x.mul_((x * -bend).add_(1 + bend))
-    contrast = _around_one(u[:, _CONTRAST, None], s.contrast)
+    contrast = _around_one(u[:, CONTRAST, None], s.contrast)
     if s.gain or s.shadow or s.contrast:
         x.mul_(_gain_and_shadow(u, x.shape[2:], s).mul_(contrast))
     if s.contrast or s.brightness:
-        x.add_((2 * u[:, _BRIGHT, None] - 1) * s.brightness + 0.5 * (1 - contrast))
+        x.add_((2 * u[:, BRIGHT, None] - 1) * s.brightness + 0.5 * (1 - contrast))
     if s.noise:
-        x.addcmul_(_noise(u[:, _NOISE_AT].flatten(), x.shape[1:]), u[:, _NOISE, None] * s.noise)
+        x.addcmul_(_noise(u[:, NOISE_AT].flatten(), x.shape[1:]), u[:, NOISE, None] * s.noise)
     return x
 
 
@@ -139,16 +139,16 @@ def _gain_and_shadow(u: Tensor, shape: Sequence[int], s: AugmentSettings) -> Ten
     h, w = shape
     depth = (_positions(h, u.device) + 1) / 2
     waves = torch.cos(math.pi * depth * torch.arange(1, 4, device=u.device)[:, None])  # (3, H)
-    gain = 1 + (2 * u[:, _GAIN_1 : _GAIN_3 + 1, 0, 0] - 1) @ waves * (s.gain / 3)
+    gain = 1 + (2 * u[:, GAIN_1 : GAIN_3 + 1, 0, 0] - 1) @ waves * (s.gain / 3)
     gain = gain[:, None, :, None]
     if not s.shadow:
         return gain
     beam = _positions(w, u.device) / (2 * depth[:, None] + 1)  # (H, W), the tangent of the beam's angle
-    width = 0.05 + 0.15 * u[:, _SHADOW_WIDTH, None]
-    at = 0.6 * (2 * u[:, _SHADOW_AT, None] - 1)
+    width = 0.05 + 0.15 * u[:, SHADOW_WIDTH, None]
+    at = 0.6 * (2 * u[:, SHADOW_AT, None] - 1)
     profile = (beam / width).sub_(at / width).square_().sub_(1).clamp_max_(0)  # -1 in the middle of the shadow
-    onset = ((depth[:, None] - 0.5 * u[:, _SHADOW_FROM, None]) * 5).clamp(0, 1)
-    dark = torch.where(u[:, _SHADOW, None] < 0.5, s.shadow * u[:, _SHADOW_DARK, None], 0.0)
+    onset = ((depth[:, None] - 0.5 * u[:, SHADOW_FROM, None]) * 5).clamp(0, 1)
+    dark = torch.where(u[:, SHADOW, None] < 0.5, s.shadow * u[:, SHADOW_DARK, None], 0.0)
     return torch.addcmul(gain, profile, gain * onset * dark)
 
 
