@@ -174,6 +174,12 @@ def test_monochrome1_is_inverted_within_the_stored_bits(tmp_path: Path, dtype: t
     np.testing.assert_array_equal(read(path).array[0], limits.max + limits.min - pixels.astype(int))
 
 
+def test_quantities_are_not_inverted(tmp_path: Path) -> None:
+    pixels = np.array([[0, 1], [100, 7]], np.int16)
+    path = make.save(make.us_image(pixels, PhotometricInterpretation="MONOCHROME1", Modality="CT"), tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read(path).array[0], pixels)
+
+
 @pytest.mark.parametrize(
     ("slope", "intercept", "dtype"), [(1, -1024, np.int16), (3, 70000, np.int32), (0.25, 1.5, np.float32)]
 )
@@ -211,11 +217,12 @@ def test_metadata_carries_no_identifiers(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_warnings_stay_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_warnings_stay_off_the_terminal(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert read(FILES / "MR_small_padded.dcm").metadata["reader_warnings"] == 1
     with pytest.raises(ReadError):
         read(FILES / "JPEG-lossy.dcm")
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 # --- enhanced multi-frame
@@ -251,6 +258,18 @@ def test_enhanced_frames_without_position_are_an_error(tmp_path: Path) -> None:
     del file.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
     with pytest.raises(ReadError, match="1 of 3 frames have no position"):
         read(make.save(file, tmp_path / "enhanced.dcm"))
+
+
+def test_ultrasound_volume_is_not_taken_for_a_clip(tmp_path: Path) -> None:
+    file = make.enhanced_mr(np.zeros((3, 5, 7), np.uint8), make.oblique_affine(), [(1, 0)] * 3)
+    file.Modality = "US"
+    for groups in file.PerFrameFunctionalGroupsSequence:
+        del groups.PlanePositionSequence
+    assert read(make.save(file, tmp_path / "clip.dcm")).kind == "clip"
+    for groups in file.PerFrameFunctionalGroupsSequence:
+        groups.PlanePositionVolumeSequence = [make.item(ImagePositionVolume=[0.0, 0.0, 1.0])]
+    with pytest.raises(ReadError, match="3 of 3 frames have no position"):
+        read(make.save(file, tmp_path / "volume.dcm"))
 
 
 def test_enhanced_cine_at_one_place_becomes_a_clip(tmp_path: Path) -> None:
@@ -304,7 +323,7 @@ def test_encrypted_files(tmp_path: Path) -> None:
     envelope = tmp_path / "secure.dcm"
     envelope.write_bytes(bytes.fromhex("30820400") + bytes.fromhex("06092a864886f70d010703") + bytes(200))
     for path in (make.save(file, tmp_path / "a.dcm"), envelope):
-        with pytest.raises(ReadError, match="encrypted"):
+        with pytest.raises(ReadError, match="is encrypted"):
             read(path)
 
 

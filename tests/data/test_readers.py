@@ -204,6 +204,7 @@ def test_cut_and_empty_slices_are_not_passed_over(tmp_path: Path) -> None:
         with pytest.raises(ReadError) as caught:
             read(tmp_path)
         assert caught.value.where == str(last)
+    assert "empty" in caught.value.what
 
 
 def test_several_series_are_kept_apart(tmp_path: Path) -> None:

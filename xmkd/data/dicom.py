@@ -169,11 +169,12 @@ def _enhanced(dataset: Dataset, array: np.ndarray, path: Path, modality: str | N
     transformations = [_group(dataset, i, "PixelValueTransformationSequence") for i in range(count)]
     array = np.stack([_rescaled(frame, t) for frame, t in zip(array, transformations, strict=True)])
     planes = [plane for i in range(count) if (plane := _frame_plane(dataset, i)) is not None]
-    # The functional groups of a 2D ultrasound clip may hold other things than positions.
-    is_clip = not planes and modality == "us"
+    # The groups of a 2D ultrasound clip may hold other things than positions; those of a 3D one place it in its volume.
+    in_volume = any(_group(dataset, i, "PlanePositionVolumeSequence") for i in range(count))
+    is_clip = not planes and modality == "us" and not in_volume
     if len(planes) < count and not is_clip:
         raise ReadError(
-            f"{count - len(planes)} of {count} frames have no position, orientation or pixel spacing",
+            f"{count - len(planes)} of {count} frames have no position in the patient, orientation or pixel spacing",
             where=path,
             fixes=("export the series again with its geometry", SKIP),
         )
