@@ -1,4 +1,4 @@
-"""Small DICOM objects with known content, written for the tests of the readers."""
+"""Small volumes and DICOM objects with known content and geometry, for the tests of the readers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -16,6 +17,10 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
     generate_uid,
 )
+
+from xmkd.data.readers import Image
+
+TOLERANCE_MM = 1e-3
 
 
 def rotation(angles: Sequence[float]) -> np.ndarray:
@@ -169,3 +174,22 @@ def without(file: Dataset, *keywords: str, **elements: object) -> Dataset:
     for keyword, value in replace.items():
         setattr(file, keyword, value)
     return file
+
+
+def volume(*shape: int) -> np.ndarray:
+    values: np.ndarray = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
+    return values
+
+
+def corners(shape: Sequence[int]) -> np.ndarray:
+    """`(8, 4)` homogeneous corner indices of a `(D, H, W)` volume."""
+    return np.array([[d, h, w, 1] for d in (0, shape[0] - 1) for h in (0, shape[1] - 1) for w in (0, shape[2] - 1)])
+
+
+def assert_same_place(image: Image, affine: np.ndarray) -> None:
+    """Every corner of the volume lies within a thousandth of a millimetre of where it should."""
+    assert image.kind == "volume"
+    assert image.affine is not None
+    index = corners(image.array.shape[1:])
+    np.testing.assert_allclose(index @ image.affine.T, index @ affine.T, atol=TOLERANCE_MM)
+    assert image.spacing_mm == pytest.approx(tuple(np.linalg.norm(affine[:3, :3], axis=0)), abs=TOLERANCE_MM)
