@@ -139,9 +139,9 @@ def _share(policy: str, text: str) -> Fraction:
 def _youden(positive: FloatArray, negative: FloatArray) -> float:
     """The patient score with the largest sensitivity + specificity - 1, the lowest such score."""
     candidates = np.unique(np.concatenate([positive, negative]))
-    sensitivity = 1 - np.searchsorted(positive, candidates, side="left") / positive.size
-    specificity = np.searchsorted(negative, candidates, side="left") / negative.size
-    return float(candidates[np.argmax(sensitivity + specificity)])
+    found = positive.size - np.searchsorted(positive, candidates, side="left")
+    spared = np.searchsorted(negative, candidates, side="left")
+    return float(candidates[np.argmax(found * negative.size + spared * positive.size)])  # in whole numbers: exact ties
 
 
 def _unknown(policy: str | float) -> EvaluationError:
