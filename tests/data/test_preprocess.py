@@ -138,12 +138,18 @@ def test_frames_are_evenly_spaced_from_first_to_last() -> None:
 
 
 def test_positions_return_to_the_source() -> None:
-    image, _ = fan()
-    image[150:159, 180:189] = 255
-    out = prepare(still(image), UltrasoundPrep(size=(96, 160)))
-    rows, columns = np.nonzero(prepare_mask(image == 255, out))
-    back = out.to_source @ [rows.mean(), columns.mean(), 1]
-    assert back[:2] == pytest.approx([154, 184], abs=1.5)
+    _, inside = fan()
+    y, x = np.mgrid[: inside.shape[0], : inside.shape[1]]
+    spot = 150 * np.exp(-((y - 156) ** 2 + (x - 186) ** 2) / (2 * 8**2))
+    out = prepare(still(np.where(inside, 60 + spot, 0).astype(np.uint8)), UltrasoundPrep(size=(96, 160)))
+    assert out.to_source[0, 0] > 2
+    seen = (out.array[0].astype(float) - 75).clip(0)
+    rows, columns = np.indices(seen.shape)
+    back = out.to_source @ [(rows * seen).sum() / seen.sum(), (columns * seen).sum() / seen.sum(), 1]
+    assert back[:2] == pytest.approx([156, 186], abs=0.15)
+    mask = prepare_mask(spot > 40, out)  # and by the matrix
+    assert seen[mask].min() > 0
+    assert (seen[mask == 0] > 40).sum() == 0
 
 
 def test_other_types_are_brought_to_eight_bits() -> None:
@@ -220,6 +226,14 @@ def test_mr_voxels_stay_where_they_are_in_the_patient(size: tuple[int, int, int]
     slope, offset = np.polyfit(got, expected, 1)
     assert abs(got * slope + offset - expected).max() < 2.5  # of a range of about 400
     np.testing.assert_allclose(OBLIQUE @ out.to_source, out.affine)
+
+
+def test_mr_resampling_keeps_the_outer_edge() -> None:
+    image = volume((20, 60, 50), np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    out = prepare(image, MriPrep(spacing_mm=(2, 0.5, 2)))
+    assert out.array.shape == (1, 10, 120, 25)
+    corners = out.to_source @ np.array([[-0.5, -0.5, -0.5, 1], [9.5, 119.5, 24.5, 1]]).T
+    np.testing.assert_allclose(corners[:3].T, [[-0.5, -0.5, -0.5], [19.5, 59.5, 49.5]], atol=1e-9)
 
 
 def test_mr_size_crops_and_pads_about_the_centre() -> None:
