@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
@@ -165,6 +166,7 @@ def _benchmark(name: str, quick: bool) -> int:
 def main() -> NoReturn:
     """Entry point of `python -m xmkd` and of the installed `xmkd`."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.formatwarning = lambda message, *_, **__: f"xmkd: warning: {message}\n"
     try:
         app()
     except XmkdError as error:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,30 +129,25 @@ def run_id(experiment: Experiment, study: Study) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def open_run(experiment: Experiment, study: Study, folder: Path | None = None) -> tuple[Run, list[str]]:
-    """Make or find the folder of a run, and write what it is made from.
+def locate(experiment: Experiment, study: Study, folder: Path | None = None) -> Run:
+    """The run of an experiment: in `folder`, or in `<runs>/<experiment>/<run_id>`; it need not exist yet."""
+    return Run(folder or Path(experiment.runs) / experiment.name / run_id(experiment, study))
 
-    Args:
-        experiment: The resolved experiment.
-        study: Its data.
-        folder: Where, if not `<runs>/<experiment>/<run_id>`.
 
-    Returns:
-        The run, and warnings about a continuation under other versions.
+def prepare(run: Run, experiment: Experiment, study: Study) -> None:
+    """Make the folder and write what the run is made from; warn when it goes on under other code.
 
     Raises:
         RunError: The folder can't be written, or its salt is another one.
         LeakageError: Patients that the run or its ancestors are fitted on would be evaluated.
     """
-    run = Run(folder or Path(experiment.runs) / experiment.name / run_id(experiment, study))
     try:
         if experiment.resume == "never" and run.folder.exists():
             shutil.rmtree(run.folder)
         (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         record = _provenance(experiment, study)
-        warnings: list[str] = []
         if (run.folder / "provenance.json").is_file():
-            record, warnings = _continued(run.provenance(), record)
+            record = _continued(run.provenance(), record)
         configuration.save(experiment, run.folder / "config.yaml")
         write_json(run.folder / "provenance.json", record)
     except OSError as error:
@@ -161,7 +157,6 @@ def open_run(experiment: Experiment, study: Study, folder: Path | None = None) -
             fixes=("free or unlock the disk", "write elsewhere: runs=FOLDER"),
         ) from error
     guard(record, study, Path(experiment.runs))
-    return run, warnings
 
 
 def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
@@ -207,7 +202,8 @@ def locked(run: Run) -> Iterator[None]:
 
     with (run.folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A record lock: unlike flock's it is not inherited by loader workers, which outlive a killed parent.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunError(
                 "another process is working on this run",
@@ -269,8 +265,8 @@ def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
     return found
 
 
-def _continued(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The first record stays; what has changed since is noted in it and returned as warnings."""
+def _continued(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The first record stays; what has changed since is noted in it and warned about."""
     changed = [
         f"{k} {old['versions'].get(k)} -> {v}" for k, v in new["versions"].items() if old["versions"].get(k) != v
     ]
@@ -278,7 +274,9 @@ def _continued(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any]
         changed.append(f"commit {old['commit']} -> {new['commit']}")
     if changed and (not old["continued"] or old["continued"][-1] != changed):
         old["continued"].append(changed)
-    return old, [f"this run was begun with other code: {', '.join(changed)}"] if changed else []
+    if changed:
+        warnings.warn(f"this run was begun with other code: {', '.join(changed)}", stacklevel=3)
+    return old
 
 
 def _commit() -> str:

@@ -13,6 +13,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 
 from xmkd import results, runs
@@ -37,11 +38,11 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     """
     study = plan(experiment.data)
     _require_classes(study, METHODS[experiment.method_name].evaluates)
-    run, notes = runs.open_run(experiment, study, folder) if _first() else (_joined(experiment, study, folder), [])
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
-    if run.finished:
+    run = runs.locate(experiment, study, folder)
+    if run.finished and experiment.resume == "auto":
         return run
+    if _first():
+        runs.prepare(run, experiment, study)
     with runs.locked(run) if _first() else nullcontext():
         _train(experiment, study, run)
     return run
@@ -97,11 +98,14 @@ def _train(experiment: Experiment, study: Study, run: Run) -> None:
     if data.skipped and _first():
         results.write_skipped(run, data.skipped)
     checkpoint = run.last if run.last.is_file() else None
+    step, data.first_epoch = _progress(checkpoint)
     if _first():
-        truncate(run.metrics, _step_of(checkpoint))
+        truncate(run.metrics, step)
     trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
     trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.state.status != TrainerStatus.FINISHED:  # Lightning returns quietly after SIGTERM
+        raise RunError("training was interrupted", where=run.folder, fixes=("the same command goes on from here",))
     sides: list[Side] = [side for side in ("val", "calib", "test") if _has(study, data, side)]
     _predict(trainer, method, data, _selected(experiment, run), sides, run)
     if trainer.is_global_zero:
@@ -203,23 +207,19 @@ def _require_classes(study: Study, evaluated: str) -> None:
             )
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    """Optimiser steps done at a checkpoint."""
+def _progress(checkpoint: Path | None) -> tuple[int, int]:
+    """Optimiser steps done at a checkpoint, and the epoch that comes next."""
     if checkpoint is None:
-        return 0
+        return 0, 0
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return int(state["global_step"]), int(state["epoch"]) + 1
     except Exception as error:  # torch raises several kinds for a damaged file
         raise RunError(
             f"the checkpoint can't be read: {error}",
             where=checkpoint,
             fixes=("delete it to train anew", "start anew: resume=never"),
         ) from error
-
-
-def _joined(experiment: Experiment, study: Study, folder: Path | None) -> Run:
-    """The folder that the first process has made."""
-    return Run(folder or Path(experiment.runs) / experiment.name / runs.run_id(experiment, study))
 
 
 def _first() -> bool:

@@ -75,14 +75,21 @@ class EpochSampler(Sampler[int]):
         seed: The run's seed.
         rank: This process.
         world: Number of processes.
+        epoch: The first epoch. Lightning starts the loader workers of a resumed run before it calls `set_epoch`.
     """
 
     def __init__(
-        self, rows: NDArray[np.int64], labels: NDArray[np.int64], how: str, seed: int, rank: int = 0, world: int = 1
+        self,
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        how: str,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
     ) -> None:
         self.rows, self.labels, self.how = rows, labels, how
-        self.seed, self.rank, self.world = seed, rank, world
-        self.epoch = 0
+        self.seed, self.rank, self.world, self.epoch = seed, rank, world, epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -133,6 +140,7 @@ class UnpairedDataModule(LightningDataModule):
 
     Attributes:
         tested: The side that `Trainer.test` reads.
+        first_epoch: The epoch that a resumed training goes on with.
         skipped: Of each stream the files that could not be read, with the message.
     """
 
@@ -142,6 +150,7 @@ class UnpairedDataModule(LightningDataModule):
         self.cache = ArrayCache(Path(data.cache) if data.cache else None)
         self.datasets: dict[str, StreamDataset] = {}
         self.tested: Side = "test"
+        self.first_epoch = 0
         self.skipped: dict[str, dict[Path, str]] = {}
 
     def prepare_data(self) -> None:
@@ -219,7 +228,7 @@ class UnpairedDataModule(LightningDataModule):
     def _train_loader(self, name: str) -> DataLoader[Samples]:
         rows, config = self.rows(name, "train"), self.data.streams[name]
         labels = cast(NDArray[np.int64], self.datasets[name].label.numpy()[rows])
-        sampler = EpochSampler(rows, labels, config.sampler, self.seed, *self._rank_and_world())
+        sampler = EpochSampler(rows, labels, config.sampler, self.seed, *self._rank_and_world(), self.first_epoch)
         # A last batch of one sample would break batch normalisation.
         return self._loader(name, sampler, drop_last=len(sampler) > config.batch_size)
 
@@ -234,6 +243,8 @@ class UnpairedDataModule(LightningDataModule):
             drop_last=drop_last,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
+            # Without one of its own the loader takes numbers from torch's, more often with fresh workers than without.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def _rank_and_world(self) -> tuple[int, int]:
