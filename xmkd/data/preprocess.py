@@ -15,7 +15,7 @@ from xmkd.data import mri, ultrasound
 from xmkd.data.image import SKIP, Image
 from xmkd.errors import ReadError
 
-CODE_VERSION = 1  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
+CODE_VERSION = 2  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
 
 Array = NDArray[np.generic]
 

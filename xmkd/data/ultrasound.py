@@ -39,15 +39,21 @@ def coloured_marks(frames: Bytes) -> Mask | None:
         return None
     red, green, blue = (channel.astype(np.float32) for channel in frames[:3])
     bright = green > 30
-    colour = np.zeros(green.shape, np.float32)
-    for channel in (red, blue):
-        tint = float(np.median(channel[bright] / green[bright])) if bright.any() else 1.0
-        colour = np.maximum(colour, np.abs(channel - tint * green))
-    marks = colour > _COLOURED
+    tints = [float(np.median(c[bright] / green[bright])) if bright.any() else 1.0 for c in (red, blue)]
+    marks = _off_map(red, green, blue, tints)
+    if marks[bright].mean() > 0.1:  # so it is no tinted map but a neutral one with much colour in it
+        marks = _off_map(red, green, blue, [1.0, 1.0])
     if not marks.any() or marks.mean() > _MOST_COLOURED:
         return None
     wider: Mask = ndimage.binary_dilation(marks, np.ones((1, 5, 5), bool))  # JPEG smears colour over its neighbours
     return wider
+
+
+def _off_map(
+    red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], tints: list[float]
+) -> Mask:
+    """Where red or blue is far from this multiple of green."""
+    return (abs(red - tints[0] * green) > _COLOURED) | (abs(blue - tints[1] * green) > _COLOURED)
 
 
 def fill(grey: Bytes, marks: Mask) -> Bytes:
@@ -60,7 +66,7 @@ def fill(grey: Bytes, marks: Mask) -> Bytes:
             continue
         known = (~mask).astype(np.float32)
         nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
-        values = frame[tuple(nearest)].astype(np.float32)
+        values = ndimage.gaussian_filter(frame[tuple(nearest)].astype(np.float32), 6.0)  # far from anything known
         weight = ndimage.gaussian_filter(known, 2.0)
         smooth = ndimage.gaussian_filter(frame * known, 2.0) / np.maximum(weight, 1e-3)
         values = np.where(weight > 0.05, smooth, values)
@@ -111,6 +117,9 @@ def find_sector(grey: Bytes) -> Mask | None:
     step = _step(grey)
     brightest = _blocks(grey.max(axis=0).astype(np.float32), step)
     lit = brightest > _background(grey[0], step) + _ABOVE_BACKGROUND
+    lit &= (
+        ndimage.maximum_filter(brightest, 5) - ndimage.minimum_filter(brightest, 5) > 2
+    )  # panels of a screen are flat
     if len(grey) > 2:
         moving = _blocks(grey.std(axis=0, dtype=np.float32), step) > 0.7
         if moving.mean() > 0.05:  # else a frozen clip
