@@ -117,9 +117,6 @@ def find_sector(grey: Bytes) -> Mask | None:
     step = _step(grey)
     brightest = _blocks(grey.max(axis=0).astype(np.float32), step)
     lit = brightest > _background(grey[0], step) + _ABOVE_BACKGROUND
-    lit &= (
-        ndimage.maximum_filter(brightest, 5) - ndimage.minimum_filter(brightest, 5) > 2
-    )  # panels of a screen are flat
     if len(grey) > 2:
         moving = _blocks(grey.std(axis=0, dtype=np.float32), step) > 0.7
         if moving.mean() > 0.05:  # else a frozen clip
