@@ -86,6 +86,8 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
 
 def announce(run: Run) -> None:
     """Print the headline figures, one line each, and where everything is."""
+    if not runs.is_first_process():
+        return
     summary = run.summary()
     for name in HEADLINES:
         if name in summary["metrics"]:

@@ -213,6 +213,13 @@ def locked(run: Run) -> Iterator[None]:
         yield
 
 
+def is_first_process() -> bool:
+    """Whether this process writes and speaks for all those that train together."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 def write_json(path: Path, content: object) -> None:
     """Write in one step: the file is there whole or as it was."""
     temporary = path.with_suffix(".tmp")

@@ -14,7 +14,6 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_only
 
 from xmkd import results, runs
 from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
@@ -41,9 +40,9 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     run = runs.locate(experiment, study, folder)
     if run.finished and experiment.resume == "auto":
         return run
-    if _first():
+    if runs.is_first_process():
         runs.prepare(run, experiment, study)
-    with runs.locked(run) if _first() else nullcontext():
+    with runs.locked(run) if runs.is_first_process() else nullcontext():
         _train(experiment, study, run)
     return run
 
@@ -62,7 +61,7 @@ def test(run: Run, overrides: list[str]) -> Run:
     target = run
     if runs.run_id(experiment, study) != runs.run_id(run.experiment(), plan(run.experiment().data)):
         target = Run(run.folder / f"test_{runs.run_id(experiment, study)}")
-    if _first():
+    if runs.is_first_process():
         runs.guard(run.provenance(), study, Path(experiment.runs))
         target.folder.mkdir(exist_ok=True)
     data, method = _build(experiment, study)
@@ -88,18 +87,18 @@ def crossval(experiment: Experiment) -> Run:
     study = plan(whole.data)
     parent = Run(Path(experiment.runs) / experiment.name / f"cv{experiment.data.folds}-{runs.run_id(whole, study)}")
     done = [fit(fold, parent.folder / f"fold_{k}") for k, fold in enumerate(folds)]
-    if _first():
+    if runs.is_first_process():
         results.join_folds(parent, whole, study, done)
     return parent
 
 
 def _train(experiment: Experiment, study: Study, run: Run) -> None:
     data, method = _build(experiment, study)
-    if data.skipped and _first():
+    if data.skipped and runs.is_first_process():
         results.write_skipped(run, data.skipped)
     checkpoint = run.last if run.last.is_file() else None
     step, data.first_epoch = _progress(checkpoint)
-    if _first():
+    if runs.is_first_process():
         truncate(run.metrics, step)
     trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
@@ -222,13 +221,15 @@ def _progress(checkpoint: Path | None) -> tuple[int, int]:
         ) from error
 
 
-def _first() -> bool:
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
 def _quiet() -> None:
     """Keep Lightning's notes off the terminal: those below say nothing that a user of xmkd could act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for words in ("srun", "treespec", "does not have many workers", "smaller than the logging interval"):
+    for words in (
+        "srun",
+        "treespec",
+        "torch.distributed.nn",
+        "does not have many workers",
+        "smaller than the logging interval",
+    ):
         warnings.filterwarnings("ignore", message=f".*{words}.*")
