@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xmkd.data.augment import AugmentSettings, augment, id_hash, mix, sample_keys
 from xmkd.data.rng import uniform
+from xmkd.errors import ConfigError
 
 OFF = AugmentSettings(
     flip=False,
@@ -216,6 +217,12 @@ def test_a_shadow_darkens_one_sector_of_about_half_the_samples() -> None:
     inside = (bottom.sum(1) > 3) & (higher.sum(1) > 3) & ~bottom[:, 0] & ~bottom[:, -1]
     assert inside.sum() >= 5
     assert ((middle - 29.5).abs() >= (middle_above - 29.5).abs() - 0.6)[inside].all()  # it fans out from above
+
+
+@pytest.mark.parametrize("bad", [{"noise": -0.1}, {"rotate_deg": 200.0}, {"shadow": 1.5}, {"scale": float("nan")}])
+def test_settings_that_make_no_sense_are_named(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        replace(OFF, **bad)  # type: ignore[arg-type]  # mypy can't know which field
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

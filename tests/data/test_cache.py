@@ -265,6 +265,14 @@ def test_worker_processes_make_the_same_arrays(cache: ArrayCache, images: list[P
         cache.pack(items, workers=2)
 
 
+def test_an_error_stops_the_workers_early(cache: ArrayCache, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    images = [make_image(tmp_path / f"{i}.png", seed=i) for i in range(200)]
+    with pytest.raises(ReadError, match=r"bad\.png"):
+        cache.warm([CacheItem(p, PREP) for p in [tmp_path / "bad.png", *images]], workers=2)
+    assert len(cache.ls()) < 200
+
+
 def test_a_pack_holds_every_readable_item_in_order(cache: ArrayCache, images: list[Path]) -> None:
     images[2].write_bytes(b"not an image")
     items = [CacheItem(p, PREP) for p in images]

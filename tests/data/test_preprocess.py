@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import ndimage
 from xmkd.data import preprocess
 from xmkd.data.image import Image
 from xmkd.data.preprocess import MriPrep, UltrasoundPrep, prepare, prepare_mask, spec_hash
-from xmkd.errors import ReadError
+from xmkd.errors import ConfigError, ReadError
 
 Bytes = NDArray[np.uint8]
 
@@ -280,6 +281,24 @@ def test_n4_takes_a_slow_shading_off() -> None:
     slopes = [abs(np.polyfit(x[body], s[body].astype(float), 1)[0]) * 16 for s in spread]
     contrast = [np.median(s[body].astype(float)) - np.median(s[~body].astype(float)) for s in spread]
     assert slopes[1] / contrast[1] < 0.25 * slopes[0] / contrast[0]
+
+
+@pytest.mark.parametrize(
+    "kind, bad",
+    [
+        (UltrasoundPrep, {"size": (0, 64)}),
+        (UltrasoundPrep, {"frames": 0}),
+        (MriPrep, {"size": (8, 8, -1)}),
+        (MriPrep, {"spacing_mm": (1.0, 0.0, 1.0)}),
+        (MriPrep, {"percentiles": (99.5, 0.5)}),
+        (MriPrep, {"orientation": "LPX"}),
+        (MriPrep, {"orientation": "LRS"}),
+        (MriPrep, {"orientation": "LP"}),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(kind: Any, bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        kind(**bad)
 
 
 def test_the_spec_hash_knows_settings_and_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xmkd.data.rng import id_hash, mix, sample_keys, uniform
+from xmkd.errors import ConfigError
 
 __all__ = ["AugmentSettings", "augment", "id_hash", "mix", "sample_keys"]
 
@@ -50,6 +51,13 @@ class AugmentSettings:
     noise: float = 0.03
     gain: float = 0.2
     shadow: float = 0.5
+
+    def __post_init__(self) -> None:
+        most = {"rotate_deg": 180.0, "scale": math.inf, "depth": math.inf, "gamma": math.inf, "contrast": math.inf}
+        for field in fields(self):
+            value, limit = float(getattr(self, field.name)), most.get(field.name, 1.0)
+            if not 0 <= value <= limit:
+                raise ConfigError(f"{field.name} must lie between 0 and {limit:g}, not {value:g}")
 
 
 # Which random number belongs to what: fixed places, so that switching one change off leaves the others as they were.

@@ -29,6 +29,7 @@ from xmkd.errors import CacheError, ReadError, XmkdError
 Array = NDArray[np.generic]
 OnError = Literal["raise", "skip"]
 
+_FORMAT = "2"  # of the files; raise it when the sidecar changes
 _ALONE = 64  # arrays that one process makes before a pool of processes would have started
 
 
@@ -199,18 +200,17 @@ class ArrayCache:
         if workers <= 1:
             yield from track(map(self._try, items), "preparing", len(items), disable=not items)
             return
-        with ProcessPoolExecutor(workers) as pool:
-            try:
-                yield from track(pool.map(self._try, items, chunksize=4), "preparing", len(items))
-            except BrokenProcessPool:
-                raise CacheError(
-                    "a process that prepared arrays was killed, most likely for want of memory",
-                    where=self.files.path,
-                    fixes=(
-                        "run the command again: it goes on where it stopped",
-                        "free memory, or use a larger machine",
-                    ),
-                ) from None
+        pool = ProcessPoolExecutor(workers)
+        try:
+            yield from track(pool.map(self._try, items, chunksize=4), "preparing", len(items))
+        except BrokenProcessPool:
+            raise CacheError(
+                "a process that prepared arrays was killed, most likely for want of memory",
+                where=self.files.path,
+                fixes=("run the command again: it goes on where it stopped", "free memory, or use a larger machine"),
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error the rest need not be made
 
     def _try(self, item: CacheItem) -> XmkdError | None:
         try:
@@ -264,7 +264,7 @@ def _labels(mask: Array) -> NDArray[np.uint8]:
 
 def _key(item: CacheItem) -> str:
     mask = "" if item.mask is None else _fingerprint(item.mask)
-    return _digest("|".join([str(item.modality), spec_hash(item.prep), _fingerprint(item.source), mask]))
+    return _digest("|".join([_FORMAT, str(item.modality), spec_hash(item.prep), _fingerprint(item.source), mask]))
 
 
 def _digest(text: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xmkd.data import mri, ultrasound
 from xmkd.data.image import SKIP, Image
-from xmkd.errors import ReadError
+from xmkd.errors import ConfigError, ReadError
 
 CODE_VERSION = 2  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
 
@@ -36,6 +36,10 @@ class UltrasoundPrep:
     crop_sector: bool = True
     remove_overlays: bool = True
 
+    def __post_init__(self) -> None:
+        _at_least_one("size", self.size)
+        _at_least_one("frames", () if self.frames is None else (self.frames,))
+
 
 @dataclass(frozen=True)
 class MriPrep:
@@ -55,8 +59,23 @@ class MriPrep:
     percentiles: tuple[float, float] = (0.5, 99.5)
     n4: bool = False
 
+    def __post_init__(self) -> None:
+        _at_least_one("size", self.size or ())
+        if not all(s > 0 for s in self.spacing_mm or ()):
+            raise ConfigError(f"spacing_mm must be above 0, not {self.spacing_mm}")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ConfigError(f"percentiles must rise within 0 to 100, not {self.percentiles}")
+        axes = ("RL", "AP", "IS")
+        if len(self.orientation) != 3 or any(len(set(axis) & set(self.orientation)) != 1 for axis in axes):
+            raise ConfigError(f"orientation takes a letter each of {', '.join(axes)}, not {self.orientation!r}")
+
 
 Prep = UltrasoundPrep | MriPrep
+
+
+def _at_least_one(name: str, counts: tuple[int, ...]) -> None:
+    if any(count < 1 for count in counts):
+        raise ConfigError(f"{name} must be 1 or more, not {', '.join(map(str, counts))}")
 
 
 @dataclass(frozen=True)
