@@ -90,3 +90,9 @@ def _sample(rng: np.random.Generator, size: int, frames: int, *, filled: bool) -
         speckle = rng.rayleigh(0.8, (size, size))
         out[t] = np.clip(255 * echo * speckle, 0, 255)
     return out
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(write_study(Path(sys.argv[1]), patients=100))
