@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from xmkd.errors import ConfigError
 
 T = TypeVar("T")
+
+MOST_NAMES = 20
+"""How many known names a message lists."""
 
 
 def bind(cls: type[T], tree: object, path: str, problems: list[str]) -> T | None:
@@ -77,11 +82,11 @@ def _convert_scalar(hint: Any, raw: Any, path: str, problems: list[str]) -> Any:
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if hint is float and isinstance(raw, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(raw)
-        except ValueError:
-            pass
-    if not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):
+        with suppress(ValueError):
+            raw = float(raw)
+    if isinstance(raw, float) and not math.isfinite(raw):
+        problems.append(f"{path}: {raw} is no finite number")
+    elif not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):
         problems.append(f"{path}: expected {hint.__name__}, got {raw!r}")
     return raw
 
@@ -124,8 +129,12 @@ def _convert_sequence(hint: Any, raw: Any, path: str, problems: list[str]) -> An
 
 
 def nearest(name: str, known: Iterable[object]) -> str:
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else (f"; known: {', '.join(map(str, known))}" if known else "")
+    """The end of a message about an unknown name: the one most like it, else the first of those that there are."""
+    names = [str(k) for k in known]
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    more = ", ..." if len(names) > MOST_NAMES else ""
+    return f"; known: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def join(path: str, name: str) -> str:

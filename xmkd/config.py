@@ -150,11 +150,11 @@ class EvaluationConfig:
     """How scores become statements.
 
     Attributes:
-        operating_point: Rule fixed on validation patients, such as "sens>=0.90", "spec>=0.90", "youden" or a number.
+        operating_point: Rule fixed on validation patients ("sens>=0.90", "spec>=0.90", "youden"), or a number.
         calibration: "auto" is Platt where classes were reweighted in training, temperature otherwise.
     """
 
-    operating_point: str = "sens>=0.90"
+    operating_point: str | float = "sens>=0.90"
     calibration: Literal["auto", "platt", "temperature", "none"] = "auto"
 
 
@@ -200,22 +200,29 @@ def from_tree(tree: dict[str, Any], *, name: str, where: object) -> Experiment:
     Raises:
         ConfigError: Listing every problem.
     """
+    from xmkd.contradictions import contradictions
     from xmkd.methods import METHODS
 
     tree = dict(tree)
     problems: list[str] = []
-    method = dict(tree.pop("method", None) or {})
-    method_name = str(method.pop("name", ""))
+    method = tree.pop("method", None) or {}
+    if not isinstance(method, dict):
+        problems.append(f"method: expected a section with keys, got {method!r}")
+        method = {"name": method}
+    method_name = str(method.get("name", ""))
     hints = {k: v for k, v in get_type_hints(Experiment).items() if k in SECTIONS and k != "method"}
     values = bind_fields(hints, tree, "", problems, known=SECTIONS)
     settings = None
     if method_name in METHODS:
-        settings = bind(METHODS[method_name].Settings, method, "method", problems)
+        own = {key: value for key, value in method.items() if key != "name"}
+        settings = bind(METHODS[method_name].Settings, own, "method", problems)
     else:
         problems.append(f"method.name: {method_name!r} is no method" + nearest(method_name, METHODS))
     experiment = Experiment(name=name, method_name=method_name, method=settings, **values)
     if not problems:
-        problems = _contradictions(experiment) or METHODS[method_name].contradictions(experiment)
+        problems = contradictions(experiment)
+        if set(METHODS[method_name].streams) <= set(experiment.data.streams):
+            problems += METHODS[method_name].contradictions(experiment)
     if problems:
         raise ConfigError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in the experiment:\n  - " + "\n  - ".join(problems),
@@ -255,45 +262,6 @@ def runtime_keys(cls: type = Experiment, prefix: str = "") -> set[str]:
     return keys
 
 
-def _contradictions(experiment: Experiment) -> list[str]:
-    """What no single value shows: sections that do not fit each other."""
-    from xmkd.methods import METHODS
-
-    data = experiment.data
-    problems: list[str] = []
-    problems += [
-        f"data.streams.{name}: the method {experiment.method_name!r} needs this stream" + nearest(name, data.streams)
-        for name in METHODS[experiment.method_name].streams
-        if name not in data.streams
-    ]
-    for name, stream in data.streams.items():
-        if not stream.manifest:
-            problems.append(f"data.streams.{name}.manifest: a value is needed")
-        if stream.batch_size < 1:
-            problems.append(f"data.streams.{name}.batch_size: {stream.batch_size} is less than 1")
-        if stream.view == "clip" and not stream.ultrasound.frames:
-            problems.append(f"data.streams.{name}.ultrasound.frames: a clip view needs the number of frames")
-        if stream.sampler == "balanced" and not stream.label:
-            problems.append(f"data.streams.{name}.sampler: balanced drawing needs a label")
-    split = data.split
-    problems += [
-        f"data.split.{key}: {getattr(split, key)} is not in [0, 1)"
-        for key in ("val", "calib", "test")
-        if not 0 <= getattr(split, key) < 1
-    ]
-    if split.val + split.calib + split.test >= 1:
-        problems.append("data.split: val + calib + test leave no patients for training")
-    if data.folds < 2:
-        problems.append(f"data.folds: {data.folds} is less than 2")
-    if data.fold is not None and not 0 <= data.fold < data.folds:
-        problems.append(f"data.fold: {data.fold} is not in 0..{data.folds - 1}")
-    if experiment.trainer.max_epochs < 1:
-        problems.append(f"trainer.max_epochs: {experiment.trainer.max_epochs} is less than 1")
-    if experiment.optim.lr <= 0:
-        problems.append(f"optim.lr: {experiment.optim.lr} is not positive")
-    return problems
-
-
 def _merge_bases(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -331,6 +299,8 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _apply(tree: dict[str, Any], overrides: list[str], file: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     wrong = [word for word in overrides if "=" not in word or word.startswith("=")]
     if wrong:
@@ -340,7 +310,14 @@ def _apply(tree: dict[str, Any], overrides: list[str], file: Path) -> dict[str, 
             fixes=("write optim.lr=0.001", "put the value into the file"),
         )
     words = [word.removeprefix("--") for word in overrides]
-    changes = OmegaConf.to_container(OmegaConf.from_dotlist(words), resolve=True)
+    try:
+        changes = OmegaConf.to_container(OmegaConf.from_dotlist(words), resolve=True)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"an override can't be read: {' '.join(str(error).split())}",
+            where=" ".join(words),
+            fixes=("put values with brackets or $ in quotes", "put the value into the file"),
+        ) from error
     return _merge(tree, {str(k): v for k, v in changes.items()}) if isinstance(changes, dict) else tree
 
 

@@ -18,6 +18,7 @@ from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
 from xmkd.evaluation.statistics import Interval
 from xmkd.evaluation.thresholds import Threshold
+from xmkd.files import write_json, write_table
 from xmkd.methods import METHODS
 from xmkd.runs import Run
 
@@ -57,7 +58,7 @@ def write_summary(
 ) -> None:
     """Figures with intervals to metrics_<side>.csv and summary.json."""
     found = classification.metrics(table, threshold.value, classes if len(classes) > 2 else None)
-    runs.write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
+    write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
     summary: dict[str, Any] = {
         "side": side,
         "classes": classes,
@@ -65,7 +66,7 @@ def write_summary(
         "threshold": asdict(threshold) if len(classes) == 2 else None,
         "calibration": asdict(fitted) if fitted else None,
     }
-    runs.write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / "summary.json", summary)
 
 
 def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Run]) -> None:
@@ -74,11 +75,11 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     The threshold stays at 0.5: out-of-fold test scores may not choose their own operating point.
     """
     table = pd.concat([run.predictions("test").assign(fold=k) for k, run in enumerate(folds)], ignore_index=True)
-    runs.write_table(parent.folder / "predictions_oof.csv", table)
+    write_table(parent.folder / "predictions_oof.csv", table)
     configuration.save(experiment, parent.folder / "config.yaml")
     record = folds[0].provenance()
     everyone = sorted(set().union(*(run.provenance()["fitted_on"] for run in folds)))
-    runs.write_json(parent.folder / "provenance.json", {**record, "split": study.split_hash, "fitted_on": everyone})
+    write_json(parent.folder / "provenance.json", {**record, "split": study.split_hash, "fitted_on": everyone})
     stream = study.streams[METHODS[experiment.method_name].evaluates]
     threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     write_summary(parent, table, "oof", list(stream.label.classes) if stream.label else [], threshold, None)
@@ -140,7 +141,7 @@ def write_skipped(run: Run, skipped: dict[str, dict[Path, str]]) -> None:
         for path, reason in files.items()
     ]
     if lines:
-        runs.write_table(run.folder / "skipped.csv", pd.DataFrame(lines))
+        write_table(run.folder / "skipped.csv", pd.DataFrame(lines))
 
 
 def _tested(run: Run) -> pd.DataFrame:
@@ -162,7 +163,7 @@ def _held_out(run: Run, experiment: Experiment) -> tuple[pd.DataFrame | None, st
 
 
 def _threshold(experiment: Experiment, classes: list[str], held_out: pd.DataFrame | None, doubt: str) -> Threshold:
-    policy = experiment.evaluation.operating_point
+    policy = str(experiment.evaluation.operating_point)
     if len(classes) != 2:
         return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     try:

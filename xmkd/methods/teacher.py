@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xmkd.binding import nearest
 from xmkd.config import Experiment, OptimConfig
 from xmkd.data.rng import uniform
 from xmkd.errors import ConfigError
@@ -77,16 +78,22 @@ class Teacher(Method):
     @staticmethod
     def contradictions(experiment: Experiment) -> list[str]:
         settings, stream = experiment.method, experiment.data.streams["tvus"]
-        problems = []
-        if (stream.view == "clip") != (settings.backbone in CLIP_BACKBONES):
-            wanted = " or ".join(CLIP_BACKBONES) if stream.view == "clip" else "a timm model"
-            problems.append(f"method.backbone: {settings.backbone!r} does not take the view {stream.view!r}: {wanted}")
+        problems = _backbone_problems(settings, stream.view)
         if stream.label is None:
             problems.append("data.streams.tvus.label: the teacher needs a label column")
         if stream.sampler == "balanced" and settings.loss != "plain":
             problems.append("method.loss: imbalance is met twice, by the balanced sampler and by weights; choose one")
-        if settings.test_views < 1 or (settings.test_views > 1 and settings.test_views % 2):
-            problems.append(f"method.test_views: {settings.test_views} is neither 1 nor an even number")
+        views = settings.test_views
+        if views != 1 and (views < 1 or views % 2 or (stream.view == "image" and views > 2)):
+            allowed = "1 nor 2, all that a still has" if stream.view == "image" else "1 nor an even number"
+            problems.append(f"method.test_views: {views} is neither {allowed}")
+        if not 0 <= settings.drop_rate < 1:
+            problems.append(f"method.drop_rate: {settings.drop_rate} is not in [0, 1)")
+        if settings.focal_gamma < 0:
+            problems.append(f"method.focal_gamma: {settings.focal_gamma} is less than 0")
+        frames = stream.ultrasound.frames
+        if stream.view == "clip" and frames is not None and not 1 <= settings.clip_frames <= frames:
+            problems.append(f"method.clip_frames: {settings.clip_frames} is not in 1..{frames} (ultrasound.frames)")
         return problems
 
     def forward(self, image: Tensor) -> Tensor:
@@ -121,6 +128,23 @@ class Teacher(Method):
             starts = [(i + 0.5) / shifts for i in range(shifts)]
             clips = [take_frames(image, self.settings.clip_frames, image.new_full((len(image),), s)) for s in starts]
         return clips if views == 1 else [v for clip in clips for v in (clip, clip.flip(-1))]
+
+
+def _backbone_problems(settings: TeacherSettings, view: str) -> list[str]:
+    """A backbone that does not exist or does not take the view, and weights that are not made for it."""
+    import timm
+
+    name, clip = settings.backbone, settings.backbone in CLIP_BACKBONES
+    problems = []
+    if view == "clip" and not clip:
+        problems.append(f"method.backbone: {name!r} takes no clips; known: {', '.join(CLIP_BACKBONES)}")
+    elif view == "image" and clip:
+        problems.append(f"method.backbone: {name!r} takes clips; for stills name a timm model such as 'resnet18'")
+    elif view == "image" and not (timm.is_model(name) or ":" in name):  # "hf-hub:..." is for timm to find
+        problems.append(f"method.backbone: timm has no model {name!r}" + nearest(name, timm.list_models()))
+    if (settings.weights == "imagenet" and clip) or (settings.weights == "kinetics" and name != "r2plus1d_18"):
+        problems.append(f"method.weights: there are no {settings.weights!r} weights of {name!r}")
+    return problems
 
 
 def load_weights(net: torch.nn.Module, path: Path) -> None:
