@@ -21,6 +21,7 @@ from xmkd.config import Experiment, to_tree
 from xmkd.data.datamodule import Side, UnpairedDataModule
 from xmkd.data.streams import EVALUATED, Study, plan
 from xmkd.errors import EvaluationError, RunError
+from xmkd.files import write_table
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
 from xmkd.metrics_log import MetricsCsv, truncate
@@ -40,10 +41,15 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     run = runs.locate(experiment, study, folder)
     if run.finished and experiment.resume == "auto":
         return run
-    if runs.is_first_process():
-        runs.prepare(run, experiment, study)
-    with runs.locked(run) if runs.is_first_process() else nullcontext():
-        _train(experiment, study, run)
+    # Whatever may refuse comes before the folder is made, let alone emptied.
+    record = runs.record_of(run, experiment, study) if runs.is_first_process() else None
+    data, method = _build(experiment, study)
+    trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
+    with runs.locked(run) if record else nullcontext():
+        if record:
+            runs.prepare(run, experiment, record)
+            results.write_skipped(run, data.skipped)
+        _train(experiment, study, run, trainer, data, method)
     return run
 
 
@@ -92,17 +98,16 @@ def crossval(experiment: Experiment) -> Run:
     return parent
 
 
-def _train(experiment: Experiment, study: Study, run: Run) -> None:
-    data, method = _build(experiment, study)
-    if data.skipped and runs.is_first_process():
-        results.write_skipped(run, data.skipped)
+def _train(
+    experiment: Experiment, study: Study, run: Run, trainer: Trainer, data: UnpairedDataModule, method: Method
+) -> None:
     checkpoint = run.last if run.last.is_file() else None
     step, data.first_epoch = _progress(checkpoint)
     if runs.is_first_process():
         truncate(run.metrics, step)
-    trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
     trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+    _finish_wandb(experiment)
     if trainer.state.status != TrainerStatus.FINISHED:  # Lightning returns quietly after SIGTERM
         raise RunError("training was interrupted", where=run.folder, fixes=("the same command goes on from here",))
     sides: list[Side] = [side for side in ("val", "calib", "test") if _has(study, data, side)]
@@ -164,6 +169,14 @@ def _loggers(experiment: Experiment, run: Run) -> list[Logger]:
     return loggers
 
 
+def _finish_wandb(experiment: Experiment) -> None:
+    """Close the W&B run, so that the next one in this process (a fold, say) does not go on writing into it."""
+    if experiment.logging.wandb != "disabled":
+        import wandb
+
+        wandb.finish()
+
+
 def _predict(
     trainer: Trainer, method: Method, data: UnpairedDataModule, checkpoint: Path, sides: list[Side], target: Run
 ) -> None:
@@ -175,7 +188,7 @@ def _predict(
         trainer.test(method, datamodule=data, verbose=False)
         if trainer.is_global_zero and method.predictions is not None:
             table = results.prediction_table(data.study.streams[data.evaluated], method.predictions, data.data.fold)
-            runs.write_table(target.folder / f"predictions_{side}.csv", table)
+            write_table(target.folder / f"predictions_{side}.csv", table)
 
 
 def _selected(experiment: Experiment, run: Run) -> Path:
