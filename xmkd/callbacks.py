@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from xmkd.files import in_one_step
 from xmkd.runs import Run
 
 MONITORED = {"val/auroc": 1.0, "val/macro_f1": 1.0, "val/loss": -1.0}
@@ -20,11 +21,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there: a killed job leaves the old one or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        torch.save(checkpoint, temporary)
-        temporary.replace(target)
+        with in_one_step(Path(path)) as unfinished, unfinished.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch hides that the disk is full behind one of its own
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
 
 class ReseedEachEpoch(Callback):

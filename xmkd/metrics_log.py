@@ -14,6 +14,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from xmkd.files import in_one_step, writing
+
 HEADER = ["epoch", "step", "metric", "value"]
 
 
@@ -42,7 +44,7 @@ class MetricsCsv(Logger):
         values = dict(metrics)
         epoch = int(values.pop("epoch", -1))
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path.parent), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(HEADER)
@@ -56,7 +58,5 @@ def truncate(path: Path, step: int) -> None:
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(HEADER)]
     kept = [row for row in rows[1:] if row[1].isdigit() and int(row[1]) <= step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with in_one_step(path) as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, *kept])
-    temporary.replace(path)

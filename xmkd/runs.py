@@ -27,7 +27,9 @@ from xmkd.config import Experiment
 from xmkd.data.pseudonyms import fingerprint, pseudonym, salt
 from xmkd.data.streams import EVALUATED, Study
 from xmkd.errors import LeakageError, RunError
+from xmkd.files import in_one_step, write_json, writing
 
+LOCK = ".lock"
 PACKAGES = ("xmkd", "torch", "lightning", "timm", "monai", "numpy", "scipy", "scikit-learn", "pandas", "pydicom")
 
 
@@ -134,29 +136,34 @@ def locate(experiment: Experiment, study: Study, folder: Path | None = None) -> 
     return Run(folder or Path(experiment.runs) / experiment.name / run_id(experiment, study))
 
 
-def prepare(run: Run, experiment: Experiment, study: Study) -> None:
-    """Make the folder and write what the run is made from; warn when it goes on under other code.
+def record_of(run: Run, experiment: Experiment, study: Study) -> dict[str, Any]:
+    """What the run is made from, or was begun from; a warning where it would go on under other code.
 
     Raises:
-        RunError: The folder can't be written, or its salt is another one.
+        RunError: The record of a run begun before is damaged, or its salt is another one.
         LeakageError: Patients that the run or its ancestors are fitted on would be evaluated.
     """
-    try:
-        if experiment.resume == "never" and run.folder.exists():
-            shutil.rmtree(run.folder)
-        (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        record = _provenance(experiment, study)
-        if (run.folder / "provenance.json").is_file():
-            record = _continued(run.provenance(), record)
-        configuration.save(experiment, run.folder / "config.yaml")
-        write_json(run.folder / "provenance.json", record)
-    except OSError as error:
-        raise RunError(
-            f"the run folder can't be written ({error.strerror})",
-            where=run.folder,
-            fixes=("free or unlock the disk", "write elsewhere: runs=FOLDER"),
-        ) from error
+    record = _provenance(experiment, study)
+    if experiment.resume == "auto" and (run.folder / "provenance.json").is_file():
+        record = _continued(run.provenance(), record)
     guard(record, study, Path(experiment.runs))
+    return record
+
+
+def prepare(run: Run, experiment: Experiment, record: dict[str, Any]) -> None:
+    """Make the folder, or empty it for `resume=never`, and write what the run is made from.
+
+    Raises:
+        RunError: The folder can't be written.
+    """
+    with writing(run.folder):
+        if experiment.resume == "never":
+            for path in [p for p in run.folder.iterdir() if p.name != LOCK]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (run.folder / "checkpoints").mkdir(exist_ok=True)
+    write_json(run.folder / "provenance.json", record)
+    with in_one_step(run.folder / "config.yaml") as unfinished:
+        configuration.save(experiment, unfinished)
 
 
 def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
@@ -193,18 +200,21 @@ def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Keep a second process out of the folder.
+    """Make the folder and keep a second process out of it.
 
     Raises:
-        RunError: Another process has it.
+        RunError: Another process has it, or it can't be made.
     """
     import fcntl
 
-    with (run.folder / ".lock").open("w") as file:
+    with writing(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = (run.folder / LOCK).open("w")
+    with file:
         try:
             # A record lock: unlike flock's it is not inherited by loader workers, which outlive a killed parent.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise RunError(
                 "another process is working on this run",
                 where=run.folder,
@@ -218,20 +228,6 @@ def is_first_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write in one step: the file is there whole or as it was."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV in one step."""
-    temporary = path.with_suffix(".tmp")
-    table.to_csv(temporary, index=False)
-    temporary.replace(path)
 
 
 def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
