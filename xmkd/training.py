@@ -242,6 +242,7 @@ def _quiet() -> None:
         "srun",
         "treespec",
         "torch.distributed.nn",
+        "Total length of",
         "does not have many workers",
         "smaller than the logging interval",
     ):
