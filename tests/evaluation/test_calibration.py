@@ -75,6 +75,15 @@ def test_platt_recovers_slope_and_intercept() -> None:
     assert fitted.apply([0.5]) == pytest.approx([special.expit(fitted.intercept)], abs=1e-12)
 
 
+def test_platt_targets_keep_separated_data_finite() -> None:
+    frame = calibrated(200)
+    positives = int(frame["label"].sum())
+    fitted = fit_calibrator(frame.assign(score=np.where(frame["label"] == 1, 0.8, 0.2)), "platt")
+    # two scores, two coefficients: each class ends on its target (n + 1) / (n + 2), or 1 / (n + 2)
+    expected = [(positives + 1) / (positives + 2), 1 / (200 - positives + 2)]
+    assert fitted.apply([0.8, 0.2]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_temperature_minimises_the_log_loss() -> None:
     frame = calibrated(5000, slope=0.5)
     fitted = fit_calibrator(frame, "temperature")

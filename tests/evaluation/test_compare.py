@@ -130,13 +130,14 @@ def test_holm_by_hand() -> None:
 
 def test_many_comparisons_are_corrected(predictions: Predictions) -> None:
     frame = predictions(patients=60, shift=2.5)
-    tables = {"full": frame, **{f"arm{i}": with_noise(frame, 2.0, seed=i) for i in range(4)}}
-    found = compare_many(tables, "full")
-    assert [c.names for c in found] == [(f"arm{i}", "full") for i in range(4)]
+    arms = {f"arm{i}": with_noise(frame, 2.0, seed=i) for i in range(4)}
+    found = compare_many(frame, arms, name="full")
+    assert [c.names for c in found] == [("full", f"arm{i}") for i in range(4)]
     assert all(c.comparisons == 4 and c.p_holm >= c.p for c in found)
     assert [c.p_holm for c in found] == pytest.approx(holm([c.p for c in found]))
-    with pytest.raises(EvaluationError, match="nothing to compare with 'missing'"):
-        compare_many(tables, "missing")
+    assert "Holm over 4" in format_comparisons(found)
+    with pytest.raises(EvaluationError, match="nothing to compare full with"):
+        compare_many(frame, {}, name="full")
 
 
 def test_correction_can_turn_superior_into_inconclusive(predictions: Predictions) -> None:

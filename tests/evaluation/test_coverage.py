@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from xmkd.evaluation import coverage
+from xmkd.evaluation.classification import BINARY
 from xmkd.evaluation.statistics import auroc
 
 SETS = 800
@@ -45,3 +46,9 @@ def test_simulation_has_the_auroc_and_correlation_it_names() -> None:
 def test_runs_repeat() -> None:
     first, again = (coverage.run(30, patients=(10,), settings=("per class",), resamples=50) for _ in range(2))
     assert first.equals(again)
+
+
+def test_metrics_cover() -> None:
+    table = coverage.run_metrics(60, patients=(15,), resamples=200)
+    assert set(table["metric"]) == {*BINARY}
+    assert (table["coverage"] >= stats.binom.ppf(0.0001, 60, 0.95) / 60).all()

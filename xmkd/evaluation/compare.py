@@ -120,29 +120,31 @@ def compare(
 
 
 def compare_many(
-    tables: Mapping[str, pd.DataFrame], reference: str, *, margin: float = MARGIN, level: float = 0.95
+    table: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    *,
+    name: str = "this run",
+    margin: float = MARGIN,
+    level: float = 0.95,
 ) -> list[Comparison]:
-    """Compare every model with a reference, Holm-corrected.
+    """Compare one model with several others, Holm-corrected.
 
     Args:
-        tables: Predictions by name, all on the same samples.
-        reference: Name of the model that all others are compared with; it is B.
+        table: Predictions of the one model; it is A in every comparison.
+        others: Predictions of the others by name, on the same samples.
+        name: What to call the one model.
         margin: Margin of equivalence, in AUROC.
         level: Nominal coverage; tests use 1 - level.
 
     Raises:
-        EvaluationError: The reference is missing, or a comparison is impossible.
+        EvaluationError: There are no others, or a comparison is impossible.
     """
-    if reference not in tables or len(tables) < 2:
+    if not others:
         raise EvaluationError(
-            f"nothing to compare with {reference!r}",
-            where=f"models {', '.join(tables)}",
-            fixes=("name one of the models as the reference", "pass at least two models"),
+            f"nothing to compare {name} with", fixes=("name another run", "name a readers.csv to compare with readers")
         )
     found = [
-        compare(table, tables[reference], names=(name, reference), margin=margin, level=level)
-        for name, table in tables.items()
-        if name != reference
+        compare(table, other, names=(name, called), margin=margin, level=level) for called, other in others.items()
     ]
     return holm_corrected(found, level=level)
 

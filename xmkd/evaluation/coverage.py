@@ -20,8 +20,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
+from xmkd.evaluation.classification import BINARY, binary_metrics
 from xmkd.evaluation.inputs import FloatArray, IntArray
 from xmkd.evaluation.resampling import clustered_bootstrap, logit_interval
 from xmkd.evaluation.statistics import auroc_interval, clustered_delong
@@ -128,6 +129,62 @@ def run(
             report(f"{setting} {count}: " + ", ".join(f"{line['method']} {line['coverage']:.3f}" for line in lines))
             rows.extend(lines)
     return pd.DataFrame(rows)
+
+
+def run_metrics(
+    sets: int = 1000,
+    seed: int = 0,
+    *,
+    patients: Sequence[int] = (10, 15, 30, 60),
+    resamples: int = 1000,
+    report: Callable[[str], object] = lambda line: None,
+) -> pd.DataFrame:
+    """The same question for all metrics of `classification.binary_metrics`, setting "per class".
+
+    The truth of each metric is its value on 40,000 patients per class.
+
+    Args:
+        sets: Simulated sets per number of patients.
+        seed: Seed of everything.
+        patients: Numbers of patients in each class.
+        resamples: Resamples of the bootstrap.
+        report: Called with one line per number of patients.
+
+    Returns:
+        Columns `patients, metric, truth, sets, coverage, standard_error`.
+    """
+    large = binary_metrics(_table("per class", 40_000, np.random.default_rng([seed, 1])), resamples=2)
+    truth = {name: interval.value for name, interval in large.items() if name in BINARY}
+    rows: list[dict[str, str | int | float]] = []
+    for count in patients:
+        inside = dict.fromkeys(truth, 0)
+        for number in range(sets):
+            table = _table("per class", count, np.random.default_rng([seed, 2, count, number]))
+            found = binary_metrics(table, resamples=resamples, seed=number)
+            for name, value in truth.items():
+                low, high = found[name].low, found[name].high
+                inside[name] += low is not None and high is not None and low <= value <= high
+        for name, value in truth.items():
+            share = inside[name] / sets
+            error = round(float(np.sqrt(share * (1 - share) / sets)), 4)
+            found_row = {"truth": round(value, 4), "sets": sets, "coverage": round(share, 4), "standard_error": error}
+            rows.append({"patients": count, "metric": name, **found_row})
+        report(f"metrics {count}: " + ", ".join(f"{name} {hits / sets:.3f}" for name, hits in inside.items()))
+    return pd.DataFrame(rows)
+
+
+def _table(setting: Setting, patients: int, rng: np.random.Generator) -> pd.DataFrame:
+    """A simulated set as a predictions table, cut at 1/2 halfway between the classes."""
+    data = simulate(setting, patients, rng)
+    middle = stats.norm.ppf(AUROC) / np.sqrt(2)
+    return pd.DataFrame(
+        {
+            "sample_id": np.arange(data.label.size),
+            "patient_id": data.patient,
+            "label": data.label,
+            "score": special.expit(data.score - middle),
+        }
+    )
 
 
 def _bounds(data: SimulatedSet, others: bool, resamples: int, seed: int) -> dict[str, Bounds]:

@@ -122,7 +122,9 @@ def _compare_reader(
     negative = np.sort(score[~positive])
     threshold = float(np.nextafter(negative[kept_out - 1], np.inf)) if kept_out else float("-inf")
     model = score >= threshold
-    boot = clustered_bootstrap(_sensitivity_gain, label, np.column_stack([score, call]), None, resamples, seed)
+    boot = clustered_bootstrap(
+        _sensitivity_gain, label, np.column_stack([score, call]), None, resamples, seed, level=level
+    )
     bounds, note = boot.t_interval("linear"), ""
     if boot.smaller < MIN_PATIENTS:
         bounds, note = None, f"{TOO_FEW}: {boot.smaller} in the smaller class, {MIN_PATIENTS} needed"
