@@ -28,7 +28,8 @@ def classification_loss(
     two = torch.stack([torch.zeros_like(logits), logits], dim=1) if logits.ndim == 1 else logits  # (B, K)
     loss = F.cross_entropy(two, label, reduction="none")  # (B,)
     if focal_gamma:
-        loss = loss * (1 - torch.exp(-loss)) ** focal_gamma
+        # Kept from 0, where the slope of a power below 1 is infinite: one certain sample would turn all weights to NaN.
+        loss = loss * (-torch.expm1(-loss)).clamp_min(1e-8) ** focal_gamma
     if weight is None:
         return loss.mean()
     w = weight[label]

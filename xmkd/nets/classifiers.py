@@ -96,13 +96,13 @@ def take_frames(clip: Tensor, count: int, start: Tensor) -> Tensor:
     """Evenly spaced frames of each clip, `(B, C, T, H, W)` to `(B, C, count, H, W)`.
 
     Args:
-        clip: The clips.
+        clip: The clips; one with fewer frames than asked for repeats its last.
         count: Frames to keep; the spacing is the largest that fits.
         start: Where between the first and the last possible first frame to begin, in [0, 1), `(B,)`.
     """
     frames = clip.shape[2]
-    stride = max(1, (frames - 1) // max(1, count - 1)) if count <= frames else 1
-    room = frames - (count - 1) * stride
-    first = (start * room).long()
-    at = first[:, None] + stride * torch.arange(count, device=clip.device)  # (B, count)
+    stride = max(1, (frames - 1) // max(1, count - 1))
+    room = max(1, frames - (count - 1) * stride)
+    first = (start * room).long().clamp(0, room - 1)
+    at = (first[:, None] + stride * torch.arange(count, device=clip.device)).clamp(max=frames - 1)  # (B, count)
     return clip.transpose(1, 2)[torch.arange(len(clip), device=clip.device)[:, None], at].transpose(1, 2)
