@@ -9,6 +9,7 @@ Resonance Images", ISBI 2023, arXiv 2307.02000, which leaves the network and its
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -148,26 +149,36 @@ def _backbone_problems(settings: TeacherSettings, view: str) -> list[str]:
 
 
 def load_weights(net: torch.nn.Module, path: Path) -> None:
-    """Load the network's weights from a run's checkpoint or a plain state dict; a head of another size is left out.
+    """Load the network's weights from a run's checkpoint, or from a state dict of the network or its backbone.
+
+    Tensors of another shape, such as a head of another size, are left out with a warning.
 
     Raises:
         ConfigError: The file is missing, no checkpoint, or of another network.
     """
     if not path.is_file():
         raise ConfigError("there is no such weights file", where=path, fixes=("correct method.weights", "use none"))
+    own = net.state_dict()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = {k.removeprefix("net."): v for k, v in content.get("state_dict", content).items()}
+        state = content.get("state_dict", content)
+        # A method holds the network as `net`, and a network for stills its backbone again as `net`.
+        named = [
+            state,
+            {k.removeprefix("net."): v for k, v in state.items()},
+            {f"net.{k}": v for k, v in state.items()},
+        ]
+        fitting = max(({k: v for k, v in n.items() if k in own and own[k].shape == v.shape} for n in named), key=len)
     except Exception as error:  # torch raises several kinds for files that are no checkpoint
         raise ConfigError(
             f"can't read the weights: {error}", where=path, fixes=("name a checkpoint of xmkd or a state dict",)
         ) from error
-    own = net.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if len(fitting) < 0.5 * len(own):
         raise ConfigError(
             f"only {len(fitting)} of {len(own)} tensors fit this backbone",
             where=path,
             fixes=("name the backbone that the weights belong to", "use other weights"),
         )
+    if left := [k for k in own if k not in fitting]:
+        warnings.warn(f"{path} has no fitting values for {', '.join(left)}: these start at random", stacklevel=2)
     net.load_state_dict(fitting, strict=False)
