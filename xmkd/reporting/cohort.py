@@ -1,0 +1,166 @@
+"""Who was studied: the data set's card, the way of the samples from files to sides, and that no patient is on two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+from xmkd.data.streams import Stream
+from xmkd.reporting.blocks import Block, Flow, Points, Section, Table, Text, public
+from xmkd.reporting.evidence import Evidence, disjoint_by_hash
+
+SIDE_NAMES = {"train": "Training", "val": "Validation", "calib": "Calibration", "test": "Test"}
+
+
+def data(evidence: Evidence) -> Section:
+    """The card of each data set."""
+    section = Section("data", "Data")
+    if evidence.study is None:
+        section.blocks.append(Text(f"The data sets' cards are not at hand: {public(evidence.study_problem)}."))
+        return section
+    seen = set()
+    for stream in evidence.study.streams.values():
+        card = stream.manifest.card
+        if card.name in seen:
+            continue
+        seen.add(card.name)
+        rows = [
+            ["Title", card.title],
+            ["Licence", card.licence],
+            ["Citation", card.citation],
+            ["Source", card.source],
+            ["A patient is", card.grouping],
+            ["Modality", ", ".join(sorted(set(stream.manifest.table["modality"]))) + _after(card.modality_note)],
+        ]
+        rows += [
+            [f"Label {name}", ", ".join(spec.classes) + (f"; positive: {spec.positive}" if spec.positive else "")]
+            for name, spec in card.labels.items()
+        ]
+        caption = f"Card of the data set {card.name}."
+        section.blocks.append(Table(["", ""], rows, caption, stream.manifest.path.with_suffix(".yaml").name))
+        if card.cautions:
+            section.blocks += [Text("Cautions, as the card gives them:"), Points(list(card.cautions))]
+    return section
+
+
+def flow(evidence: Evidence) -> Section:
+    """From indexed files to the sides, and the proof that the sides share no patient."""
+    section = Section("flow", "Flow of samples and split")
+    study = evidence.study
+    if study is None:
+        section.blocks.append(Text(f"This can't be shown: {public(evidence.study_problem)}."))
+    else:
+        for name, stream in study.streams.items():
+            section.blocks.append(_flow(evidence, name, stream))
+    section.blocks += _skipped(evidence)
+    section.blocks += [_sides(evidence), *_disjoint(evidence)] if study is not None else _by_hash(evidence)
+    return section
+
+
+def _flow(evidence: Evidence, name: str, stream: Stream) -> Flow:
+    table, config = stream.manifest.table, stream.config
+    kept = table
+    for column, wanted in config.where.items():
+        values = [str(v) for v in (wanted if isinstance(wanted, list) else [wanted])]
+        kept = kept[kept[column].astype(str).isin(values)]
+    skipped = _skipped_count(evidence, name)
+    steps = [("Indexed in the manifest", _count(len(table), table["patient_id"].nunique()), "")]
+    if config.where:
+        asked = ", ".join(f"{k} = {v}" for k, v in config.where.items())
+        left = f"{len(table) - len(kept)} left out: not {asked}"
+        steps.append(("Chosen", _count(len(kept), kept["patient_id"].nunique()), left))
+    if config.label:
+        left = f"{len(kept) - len(stream.table)} left out: no label {config.label}"
+        steps.append(("Labelled", _count(len(stream.table), stream.table["patient_id"].nunique()), left))
+    steps.append(("Read", f"{len(stream.table) - skipped} samples", f"{skipped} left out: file not readable"))
+    ends = []
+    if evidence.folds:
+        ends.append((f"{len(evidence.folds)} folds", ["each patient is tested once, by the fold without them"]))
+    else:
+        for side, title in SIDE_NAMES.items():
+            rows = stream.table[stream.table["side"] == side]
+            if len(rows):
+                ends.append((title, [_count(len(rows), rows["patient_id"].nunique())]))
+    caption = f"Samples of the stream {name}, from the manifest to the split."
+    if skipped:
+        caption += " The counts after the split still hold the unreadable files."
+    return Flow(steps, ends, caption, f"{stream.manifest.path.name}, skipped.csv where there is one")
+
+
+def _skipped_count(evidence: Evidence, name: str) -> int:
+    for part in evidence.folds or [evidence]:
+        skipped = part.table_of("skipped.csv")
+        if skipped is not None:
+            return int((skipped["stream"] == name).sum())
+    return 0
+
+
+def _skipped(evidence: Evidence) -> list[Block]:
+    """The unreadable files by reason; a fold's list is every fold's."""
+    for part in evidence.folds or [evidence]:
+        skipped = part.table_of("skipped.csv")
+        if skipped is None:
+            continue
+        counts = Counter(zip(skipped["stream"], skipped["reason"].map(public), strict=True))
+        rows = [[stream, reason, str(n)] for (stream, reason), n in counts.items()]
+        caption = "Files that could not be read and were left out, by reason; the file names stand in skipped.csv."
+        return [Table(["stream", "reason", "files"], rows, caption, "skipped.csv")]
+    return []
+
+
+def _sides(evidence: Evidence) -> Table:
+    """Patients, samples and classes of each side; of each fold in a cross-validation."""
+    rows = []
+    for part in evidence.folds or [evidence]:
+        stream = part.stream
+        if stream is None:
+            continue
+        prefix = f"fold {part.experiment.data.fold}, " if evidence.folds else ""
+        for side, title in SIDE_NAMES.items():
+            here = stream.table[stream.table["side"] == side]
+            if len(here):
+                counts = stream.class_counts(side)
+                cells = [str(here["patient_id"].nunique()), str(len(here)), *(str(n) for n in counts.values())]
+                rows.append([prefix + (title.lower() if prefix else title), *cells])
+    header = ["side", "patients", "samples", *evidence.classes]
+    caption = "Patients, samples and samples of each class on each side, planned anew from the manifest."
+    return Table(header, rows, caption, "the manifest and config.yaml")
+
+
+def _disjoint(evidence: Evidence) -> list[Block]:
+    rows = []
+    for part in evidence.folds or [evidence]:
+        if part.study is None:
+            continue
+        prefix = f"fold {part.experiment.data.fold}: " if evidence.folds else ""
+        present = [side for side in SIDE_NAMES if part.study.patients(side)]
+        for a, b in combinations(present, 2):
+            shared = len(part.study.patients(a) & part.study.patients(b))
+            rows.append([f"{prefix}{SIDE_NAMES[a].lower()} and {SIDE_NAMES[b].lower()}", str(shared)])
+    caption = "Patients that two sides share, over all streams, counted anew for this report. Every count must be 0."
+    table = Table(["sides", "patients on both"], rows, caption, "the manifests and config.yaml")
+    return [table, *_by_hash(evidence)]
+
+
+def _by_hash(evidence: Evidence) -> list[Block]:
+    rows = []
+    for part in evidence.folds or [evidence]:
+        hashed = disjoint_by_hash(part)
+        if isinstance(hashed, str):
+            return [Text(f"Patients can't be compared with those of earlier runs: {public(hashed)}.")]
+        prefix = f"fold {part.experiment.data.fold}: " if evidence.folds else ""
+        rows += [[prefix + public(name), str(looked), str(shared)] for name, shared, looked in hashed]
+    caption = (
+        "Evaluated patients among those that this run, or a run whose weights it starts from, was fitted on, by keyed "
+        "hash. The last column must be 0."
+    )
+    header = ["fitted run", "patients evaluated", "of these used to fit it"]
+    return [Table(header, rows, caption, f"provenance.json and {evidence.source}")]
+
+
+def _count(samples: int, patients: int) -> str:
+    return f"{samples:,} samples of {patients:,} patients"
+
+
+def _after(note: str) -> str:
+    return f". {note}" if note else ""

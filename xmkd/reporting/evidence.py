@@ -1,0 +1,214 @@
+"""Everything that a report is made from, read once: the run folder, and the manifests where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xmkd.config import Experiment
+from xmkd.data.pseudonyms import SALT_FILE, SALT_VARIABLE, fingerprint, pseudonym, salt
+from xmkd.data.streams import Stream, Study, plan
+from xmkd.errors import RunError, XmkdError
+from xmkd.evaluation.calibration import Calibrator
+from xmkd.evaluation.statistics import Interval
+from xmkd.evaluation.thresholds import Threshold
+from xmkd.methods import METHODS
+from xmkd.runs import Run
+
+OUT_OF_FOLD = "oof"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finished run, as a report sees it.
+
+    Attributes:
+        run: Its folder.
+        experiment: Its settings.
+        summary: summary.json.
+        provenance: provenance.json.
+        study: The tables behind it, planned anew; None where they can't be had.
+        study_problem: Why not.
+        folds: The runs of a cross-validation, in order.
+    """
+
+    run: Run
+    experiment: Experiment
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+    study: Study | None
+    study_problem: str = ""
+    folds: list[Evidence] = field(default_factory=list)
+
+    @property
+    def side(self) -> str:
+        """The predictions that the figures are about: "test", or "oof" of a cross-validation."""
+        return str(self.summary["side"])
+
+    @property
+    def crossval(self) -> bool:
+        return self.side == OUT_OF_FOLD
+
+    @property
+    def source(self) -> str:
+        """File name of these predictions."""
+        return f"predictions_{self.side}.csv"
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.summary["classes"])
+
+    @property
+    def binary(self) -> bool:
+        return len(self.classes) == 2
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The predictions."""
+        return self.run.predictions(self.side)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Every figure of summary.json."""
+        return {name: Interval(**values) for name, values in self.summary["metrics"].items()}
+
+    @property
+    def threshold(self) -> Threshold | None:
+        return Threshold(**self.summary["threshold"]) if self.summary["threshold"] else None
+
+    @property
+    def calibrator(self) -> Calibrator | None:
+        return Calibrator(**self.summary["calibration"]) if self.summary["calibration"] else None
+
+    @property
+    def evaluated(self) -> str:
+        """Name of the stream that the model predicts."""
+        return METHODS[self.experiment.method_name].evaluates
+
+    @property
+    def stream(self) -> Stream | None:
+        return None if self.study is None else self.study.streams[self.evaluated]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The weights that the predictions come from; those of a folder made by `xmkd test` lie one folder up."""
+        name = "best.ckpt" if getattr(self.experiment.method, "select", "last") == "inner_val" else "last.ckpt"
+        found = (folder / "checkpoints" / name for folder in (self.run.folder, self.run.folder.parent))
+        return next((path for path in found if path.is_file()), None)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether these are predictions of other data, made by `xmkd test` with overrides."""
+        return self.checkpoint is not None and self.checkpoint.parents[1] != self.run.folder
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """The checkpoint's content; empty where it is not there."""
+        import torch
+
+        if self.checkpoint is None:
+            return {}
+        content: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return content
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """metrics.csv; empty where the run has none."""
+        if not self.run.metrics.is_file():
+            return pd.DataFrame(columns=["epoch", "step", "metric", "value"])
+        return pd.read_csv(self.run.metrics)
+
+    def table_of(self, name: str) -> pd.DataFrame | None:
+        """A further CSV of the run folder, such as skipped.csv; None where there is none."""
+        path = self.run.folder / name
+        return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+
+
+def collect(run: Run, experiment: Experiment | None = None, study: Study | None = None) -> Evidence:
+    """Read a finished run.
+
+    Args:
+        run: Its folder, an ordinary run or the parent of a cross-validation.
+        experiment: Its settings, where they are at hand; else config.yaml.
+        study: Its tables, where they are at hand; else planned anew from the manifests.
+
+    Raises:
+        RunError: The run is not finished, or its files are damaged.
+    """
+    if not run.finished:
+        raise RunError(
+            "the run is not finished, so there is nothing to report",
+            where=run.folder,
+            fixes=("finish it: xmkd fit", "name another run"),
+        )
+    experiment = experiment or run.experiment()
+    problem = ""
+    if study is None:
+        study, problem = _planned(experiment)
+    summary = run.summary()
+    folds = []
+    if summary["side"] == OUT_OF_FOLD:
+        for k in range(experiment.data.folds):
+            part = replace(experiment, data=replace(experiment.data, fold=k))
+            folds.append(collect(Run(run.folder / f"fold_{k}"), part))
+    found = Evidence(run, experiment, summary, run.provenance(), study, problem, folds)
+    return _only_if_same_samples(found)
+
+
+def disjoint_by_hash(evidence: Evidence) -> list[tuple[str, int, int]] | str:
+    """Patients of the predictions that a run was fitted on, by keyed hash: this run first, then its ancestors.
+
+    Returns:
+        Name, number shared and number looked up of each run; or why nothing can be said.
+    """
+    record = evidence.provenance
+    secret = _salt(evidence)
+    if secret is None:
+        return "the project's salt is not here, so the hashes of patients can't be made"
+    data_set = evidence.stream.manifest.card.name if evidence.stream else _data_set(evidence)
+    patients = {pseudonym(secret, f"{data_set}/{p}") for p in evidence.table["patient_id"]}
+    found = []
+    for source in [{"run": "this run", **record}, *record["ancestors"]]:
+        name = str(source["run"])
+        if source["salt"] != fingerprint(secret):
+            return f"{name} hashed its patients with another salt, so overlaps can't be seen"
+        found.append((name, len(patients & set(source["fitted_on"])), len(patients)))
+    return found
+
+
+def _data_set(evidence: Evidence) -> str:
+    return str(evidence.provenance["manifests"][evidence.evaluated]["data_set"])
+
+
+def _planned(experiment: Experiment) -> tuple[Study | None, str]:
+    try:
+        return plan(experiment.data), ""
+    except XmkdError as error:
+        return None, error.what
+
+
+def _only_if_same_samples(evidence: Evidence) -> Evidence:
+    """Drop the study where the predictions are of other samples: the manifest, or the data, changed since."""
+    stream = evidence.stream
+    if stream is None:
+        return evidence
+    rows = stream.table if evidence.crossval else stream.table[stream.table["side"] == "test"]
+    unknown = set(evidence.table["sample_id"]) - set(rows["sample_id"])
+    if not unknown:
+        return evidence
+    problem = f"{len(unknown)} of the predicted samples are not where the manifest has them now: it changed since"
+    return replace(evidence, study=None, study_problem=problem)
+
+
+def _salt(evidence: Evidence) -> bytes | None:
+    """The project's secret, without making one: a report must not write anything but itself."""
+    roots = [Path(evidence.experiment.runs), *list(evidence.run.folder.absolute().parents)[:4]]
+    for root in roots:
+        if os.environ.get(SALT_VARIABLE) or (root / SALT_FILE).is_file():
+            return salt(root)
+    return None

@@ -1,0 +1,236 @@
+"""The first page: headline figures, what they rest on, and what a reader must be warned of."""
+
+from __future__ import annotations
+
+from xmkd.evaluation.statistics import TOO_FEW, Interval
+from xmkd.reporting.blocks import Points, Section, Table, Text, public
+from xmkd.reporting.evidence import Evidence, disjoint_by_hash
+
+NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1",
+    "brier": "Brier score",
+    "macro_f1": "Macro-F1",
+    "macro_auroc": "Macro AUROC",
+}
+SIDES = {"test": "test patients", "oof": "all patients, each predicted by the fold that did not train on it"}
+
+
+def metric_name(name: str) -> str:
+    """The name of a metric for people, as in "Sensitivity for Teratoma"."""
+    level, _, rest = name.rpartition("patient/")
+    head, _, of = rest.partition("/")
+    text = NAMES.get(head, head)
+    if of:
+        text += f" of {of} against the rest" if head == "auroc" else f" for {of}"
+    return f"{text}, per patient" if level or name.startswith("patient/") else text
+
+
+def bounds(interval: Interval) -> str:
+    """`[low, high]`, or why there is none."""
+    if interval.low is None or interval.high is None:
+        return "too few patients" if interval.note.startswith(TOO_FEW) else "no interval"
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def with_bounds(interval: Interval) -> str:
+    """`0.749 [0.650, 0.828]`."""
+    return f"{interval.value:.3f} {bounds(interval)}"
+
+
+def cards(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """Name, value and interval of the figures in large type."""
+    wanted = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
+    found = [name for name in wanted if name in evidence.intervals]
+    return [(metric_name(n), f"{evidence.intervals[n].value:.3f}", bounds(evidence.intervals[n])) for n in found[:3]]
+
+
+def headline(evidence: Evidence) -> Section:
+    """What was found, on whom, at which operating point, with which weights."""
+    section = Section("summary", "Result")
+    section.blocks.append(Text(_sentence(evidence)))
+    rows = [
+        [metric_name(name), f"{i.value:.3f}", bounds(i), str(i.n), str(i.patients), i.method, i.note]
+        for name, i in evidence.intervals.items()
+        if "/" not in name or name.startswith("patient/")
+    ]
+    header = ["figure", "value", "95 % interval", "samples", "patients", "interval by", "note"]
+    caption = f"Figures on {SIDES.get(evidence.side, evidence.side)}. The unit of every interval is the patient."
+    section.blocks.append(Table(header, rows, caption, "summary.json"))
+    section.blocks.append(Table(["", ""], facts(evidence), "What the figures rest on.", f"summary.json, {_sources()}"))
+    return section
+
+
+def facts(evidence: Evidence) -> list[list[str]]:
+    """Name and value of what the figures rest on."""
+    table = evidence.table
+    rows = [["Predictions of", SIDES.get(evidence.side, evidence.side)]]
+    rows.append(["Samples, patients", f"{len(table)} samples of {table['patient_id'].nunique()} patients"])
+    if evidence.stream is not None:
+        rows.append(["A patient is", evidence.stream.manifest.card.grouping])
+    rows.append(["Prevalence" if evidence.binary else "Classes", prevalence(evidence)])
+    if evidence.threshold is not None:
+        rows.append(["Operating point", str(evidence.threshold)])
+    if evidence.binary:
+        rows.append(["Recalibration", _recalibration(evidence)])
+    rows.append(["Model", model(evidence)])
+    rows.append(["Weights", weights(evidence)])
+    return rows
+
+
+def prevalence(evidence: Evidence) -> str:
+    """How often each class occurs among the predictions."""
+    table = evidence.table
+    if not evidence.binary:
+        counts = table["label"].value_counts()
+        return "; ".join(f"{name} {int(counts.get(k, 0))}" for k, name in enumerate(evidence.classes))
+    positive = table[table["label"] == 1]
+    patients = table["patient_id"].nunique()
+    return (
+        f"{len(positive) / len(table):.1%} of samples are {evidence.classes[1]} ({len(positive)} of {len(table)}); "
+        f"{positive['patient_id'].nunique()} of {patients} patients have such a sample"
+    )
+
+
+def model(evidence: Evidence) -> str:
+    """Method, backbone and size."""
+    experiment = evidence.experiment
+    text = experiment.method_name
+    backbone = getattr(experiment.method, "backbone", None)
+    if backbone:
+        text += f", {backbone}"
+    source = evidence.folds[0] if evidence.folds else evidence
+    tensors = source.weights.get("state_dict", {})
+    if tensors:
+        text += f", {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million weights"
+    return text
+
+
+def weights(evidence: Evidence) -> str:
+    """Which checkpoint was used, and why that one."""
+    if evidence.folds:
+        return f"each fold's own ({weights(evidence.folds[0])})"
+    best = getattr(evidence.experiment.method, "select", "last") == "inner_val"
+    why = "best on validation patients" if best else "the last, whatever its validation figures"
+    if evidence.checkpoint is None:
+        return f"checkpoint {why}; the file is not there any more"
+    epoch = evidence.weights.get("epoch")
+    after = "" if epoch is None else f" after {int(epoch) + 1} of {evidence.experiment.trainer.max_epochs} epochs"
+    return f"{evidence.checkpoint.name}{after}: {why}"
+
+
+def warnings_of(evidence: Evidence) -> list[str]:
+    """What must stand at the top, most serious first."""
+    return [public(text) for text in [*_leaks(evidence), *_figures(evidence), *_origins(evidence)]]
+
+
+def _leaks(evidence: Evidence) -> list[str]:
+    found = []
+    for part in evidence.folds or [evidence]:
+        hashed = disjoint_by_hash(part)
+        if isinstance(hashed, list):
+            found += [
+                f"LEAK: {shared} of {looked} evaluated patients were used to fit {name}; the figures are not valid"
+                for name, shared, looked in hashed
+                if shared
+            ]
+    return found
+
+
+def _figures(evidence: Evidence) -> list[str]:
+    found = []
+    few = {i.note.split(";")[0] for i in evidence.intervals.values() if i.note.startswith(TOO_FEW)}
+    found += [f"{text[0].upper()}{text[1:]}: no interval is given." for text in sorted(few)]
+    for name, interval in evidence.intervals.items():
+        parts = [p.strip() for p in interval.note.split(";")]
+        found += [f"{metric_name(name)}: {p.replace('warning, ', '')}." for p in parts if "warning" in p]
+        found += [f"{metric_name(name)}: {p}." for p in parts if p.startswith("missing:") or "left out" in p]
+    threshold, calibrator = evidence.threshold, evidence.calibrator
+    if threshold is not None and threshold.note:
+        text = f"Operating point: {threshold.note}."
+        if "refused" in threshold.note:
+            text += f" The figures use {threshold.value:g} instead, which nobody chose for these patients."
+        found.append(text)
+    if calibrator is not None and "warning" in calibrator.note:
+        found.append(f"Recalibration: {calibrator.note.replace('warning: ', '')}.")
+    return list(dict.fromkeys(found))
+
+
+def _origins(evidence: Evidence) -> list[str]:
+    found = []
+    record = evidence.provenance
+    found += [f"The run went on under other code: {', '.join(changes)}." for changes in record["continued"]]
+    if str(record["commit"]).endswith("+"):
+        found.append(f"The run's code differed from commit {str(record['commit'])[:-1]}, which alone can't repeat it.")
+    if record["commit"] == "unknown":
+        found.append("The commit of the run's code is not known.")
+    if evidence.study is None:
+        found.append(f"The flow of samples and the split can't be shown: {evidence.study_problem}.")
+    elif not evidence.elsewhere:
+        for name, stream in evidence.study.streams.items():
+            then = record["manifests"].get(name, {}).get("hash")
+            if then != stream.manifest.hash:
+                found.append(f"The manifest of the stream {name} is not the one that the run was made from.")
+        if record["split"] != evidence.study.split_hash:
+            found.append("The split, made anew, is not the one that the run was made from.")
+    if evidence.elsewhere:
+        found.append("These are other data than the run's own test patients (xmkd test with overrides).")
+    for part in evidence.folds or [evidence]:
+        skipped = part.table_of("skipped.csv")
+        if skipped is not None and len(skipped):
+            found.append(f"{len(skipped)} files could not be read and were left out.")
+            break
+    return found
+
+
+def limits(evidence: Evidence) -> Section:
+    """What the figures do not say."""
+    stream = evidence.stream
+    items = []
+    if evidence.crossval:
+        items.append("Intervals are conditional on the fitted models of the folds.")
+    else:
+        items.append("Intervals are conditional on the fitted model: training again, with another seed, gives another.")
+    if not evidence.elsewhere:
+        items.append(
+            "Test patients come from the same data as the training patients: nothing here shows how the model does at "
+            "another hospital or on another machine."
+        )
+    if evidence.binary:
+        items.append("Predictive values, calibration and net benefit hold at this set's prevalence.")
+    items.append("Grad-CAM shows where a feature map raised a score, coarsely; it is no explanation of a decision.")
+    items.append("Masks of lesions were not used in training or in these figures.")
+    if stream is not None and stream.manifest.card.cautions:
+        items.append("The data set's own cautions stand under “Data”.")
+    items.append("A research result: not a medical device, and not validated for use in patients.")
+    return Section("limits", "Limits", [Points(items)])
+
+
+def _sentence(evidence: Evidence) -> str:
+    key = "auroc" if evidence.binary else "macro_auroc"
+    interval = evidence.intervals[key]
+    target = f" for {evidence.classes[1]} against {evidence.classes[0]}" if evidence.binary else ""
+    if evidence.crossval and evidence.binary:
+        target += " (pairs of the same fold)"
+    limit = "" if interval.low is None else f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
+    return (
+        f"On {interval.n} samples of {interval.patients} patients the {metric_name(key)}{target} is "
+        f"{interval.value:.3f}{limit}."
+    )
+
+
+def _recalibration(evidence: Evidence) -> str:
+    fitted = evidence.calibrator
+    if fitted is None:
+        return "none"
+    numbers = f"slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}"
+    return f"{fitted.method} ({numbers}), from {fitted.samples} samples kept apart from test"
+
+
+def _sources() -> str:
+    return "provenance.json, config.yaml, checkpoints/"
