@@ -268,7 +268,11 @@ def _merge_bases(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     from yaml import YAMLError
 
     if file.resolve() in seen:
-        raise ConfigError("experiment files name each other as base", where=file, fixes=("remove one `base:`",))
+        raise ConfigError(
+            "experiment files name each other as base",
+            where=file,
+            fixes=("remove one `base:`", "copy its keys instead"),
+        )
     if not file.is_file():
         known = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(
@@ -279,9 +283,11 @@ def _merge_bases(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"can't read the experiment as YAML: {error}", where=file) from error
+        fixes = ("correct the line named", "start from a copy of another file in experiments/")
+        raise ConfigError(f"can't read the experiment as YAML: {error}", where=file, fixes=fixes) from error
     if not isinstance(loaded, dict):
-        raise ConfigError("an experiment file holds keys and values; this one does not", where=file)
+        fixes = ("write sections such as data:, method: and trainer:", "name another file")
+        raise ConfigError("an experiment file holds keys and values; this one does not", where=file, fixes=fixes)
     tree: dict[str, Any] = {str(k): v for k, v in loaded.items()}
     base = tree.pop("base", None)
     if base is None:
