@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 from xmkd import config as configuration
 from xmkd import runs
 from xmkd.config import Experiment
+from xmkd.data.manifest import Manifest, Split
 from xmkd.data.streams import Stream, Study, plan
 from xmkd.errors import EvaluationError, RunError
 from xmkd.evaluation import classification, thresholds
@@ -24,6 +27,7 @@ from xmkd.runs import Run
 
 HEADLINES = ("auroc", "sensitivity", "specificity", "macro_f1", "balanced_accuracy")
 DEFAULT_THRESHOLD = 0.5
+SKIPPED = "skipped.csv"
 
 
 def prediction_table(stream: Stream, predictions: Predictions, fold: int | None = None) -> pd.DataFrame:
@@ -37,11 +41,18 @@ def prediction_table(stream: Stream, predictions: Predictions, fold: int | None 
     return table.assign(**{f"score_{k}": predictions.score[:, k] for k in range(predictions.score.shape[1])})
 
 
-def evaluate(run: Run, experiment: Experiment, study: Study) -> None:
-    """Evaluate the test predictions and write summary.json, which marks the run as finished."""
+def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> None:
+    """Evaluate the test predictions and write summary.json, which marks the run as finished.
+
+    Args:
+        run: Where the test predictions are and the figures go.
+        experiment: Its settings.
+        study: Its data.
+        trained: The run whose held-out patients set threshold and calibration: `run`, unless that is a further test.
+    """
     stream = study.streams[METHODS[experiment.method_name].evaluates]
     classes = list(stream.label.classes) if stream.label else []
-    held_out, doubt = _held_out(run, experiment)
+    held_out, doubt = _held_out(trained, experiment)
     threshold, fitted = _threshold(experiment, classes, held_out, doubt), None
     if held_out is not None and len(classes) == 2:
         fitted = _calibration(experiment, held_out)
@@ -76,10 +87,11 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     """
     table = pd.concat([run.predictions("test").assign(fold=k) for k, run in enumerate(folds)], ignore_index=True)
     write_table(parent.folder / "predictions_oof.csv", table)
-    configuration.save(experiment, parent.folder / "config.yaml")
     record = folds[0].provenance()
     everyone = sorted(set().union(*(run.provenance()["fitted_on"] for run in folds)))
-    write_json(parent.folder / "provenance.json", {**record, "split": study.split_hash, "fitted_on": everyone})
+    runs.write_record(parent, experiment, {**record, "split": study.split_hash, "fitted_on": everyone})
+    if (folds[0].folder / SKIPPED).is_file():
+        write_table(parent.folder / SKIPPED, pd.read_csv(folds[0].folder / SKIPPED, dtype=str))
     stream = study.streams[METHODS[experiment.method_name].evaluates]
     threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     write_summary(parent, table, "oof", list(stream.label.classes) if stream.label else [], threshold, None)
@@ -97,6 +109,8 @@ def announce(run: Run) -> None:
             print(f"{summary['side']}/{name} {Interval(**values)}{note}")
     if summary["threshold"]:
         print(f"operating point: {Threshold(**summary['threshold'])}")
+    if (run.folder / SKIPPED).is_file():
+        print(_left_out(run))
     print(f"run folder: {run.folder}")
 
 
@@ -107,6 +121,7 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
     from xmkd.data import manifest as manifests
     from xmkd.data.check import check
 
+    found: list[tuple[Manifest, Split | None]]
     if target.suffix.lower() == ".csv":
         found = [(manifests.load(target), None)]
     else:
@@ -116,7 +131,7 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
     for manifest, split in found:
         with Progress(transient=True) as progress:
             task = progress.add_task(f"checking {manifest.card.name}", total=len(manifest.table))
-            reports.append(check(manifest, split, deep, lambda p=progress, t=task: p.advance(t)))
+            reports.append(check(manifest, split, deep, partial(progress.advance, task)))
     return "\n\n".join(r.text() for r in reports), all(r.ok for r in reports)
 
 
@@ -133,15 +148,20 @@ def comparison(first: Path, others: list[Path]) -> str:
     return compare.format_comparisons(compare.compare_many(_tested(run), tables))
 
 
-def write_skipped(run: Run, skipped: dict[str, dict[Path, str]]) -> None:
-    """`skipped.csv`: files that could not be read, by stream."""
-    lines = [
-        {"stream": name, "file": path.name, "reason": reason.splitlines()[0]}
-        for name, files in skipped.items()
-        for path, reason in files.items()
-    ]
-    if lines:
-        write_table(run.folder / "skipped.csv", pd.DataFrame(lines))
+def write_skipped(run: Run, skipped: pd.DataFrame) -> None:
+    """`skipped.csv`: the samples that could not be read, with the reason; said on the terminal as well."""
+    path = run.folder / SKIPPED
+    if skipped.empty:
+        path.unlink(missing_ok=True)
+        return
+    write_table(path, skipped)
+    warnings.warn(_left_out(run), stacklevel=2)
+
+
+def _left_out(run: Run) -> str:
+    skipped = pd.read_csv(run.folder / SKIPPED, dtype=str)
+    counts = ", ".join(f"{n} of {side}" for side, n in skipped["side"].value_counts(sort=False).items())
+    return f"samples left out because they can't be read: {counts}; see {run.folder / SKIPPED}"
 
 
 def _tested(run: Run) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import warnings
@@ -24,7 +23,7 @@ import pandas as pd
 
 from xmkd import config as configuration
 from xmkd.config import Experiment
-from xmkd.data.pseudonyms import fingerprint, pseudonym, salt
+from xmkd.data.pseudonyms import SALT_FILE, fingerprint, pseudonym, salt
 from xmkd.data.streams import EVALUATED, Study
 from xmkd.errors import LeakageError, RunError
 from xmkd.files import in_one_step, write_json, writing
@@ -161,6 +160,11 @@ def prepare(run: Run, experiment: Experiment, record: dict[str, Any]) -> None:
             for path in [p for p in run.folder.iterdir() if p.name != LOCK]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (run.folder / "checkpoints").mkdir(exist_ok=True)
+    write_record(run, experiment, record)
+
+
+def write_record(run: Run, experiment: Experiment, record: dict[str, Any]) -> None:
+    """config.yaml and provenance.json."""
     write_json(run.folder / "provenance.json", record)
     with in_one_step(run.folder / "config.yaml") as unfinished:
         configuration.save(experiment, unfinished)
@@ -236,15 +240,7 @@ def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
         "experiment": experiment.name,
         "commit": _commit(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "manifests": {
-            name: {
-                "file": str(stream.config.manifest),
-                "data_set": stream.manifest.card.name,
-                "hash": stream.manifest.hash,
-            }
-            for name, stream in study.streams.items()
-        },
-        "split": study.split_hash,
+        **data_record(study),
         "salt": fingerprint(secret),
         "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train")),
         "ancestors": _ancestors(experiment),
@@ -252,16 +248,40 @@ def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
     }
 
 
+def data_record(study: Study) -> dict[str, Any]:
+    """The part of a provenance that tells which data were read."""
+    manifests = {
+        name: {"file": str(stream.config.manifest), "data_set": stream.manifest.card.name, "hash": stream.manifest.hash}
+        for name, stream in study.streams.items()
+    }
+    return {"manifests": manifests, "split": study.split_hash}
+
+
+def is_of(record: dict[str, Any], study: Study) -> bool:
+    """Whether a provenance tells of these very data, wherever their manifests lie."""
+    hashes = {name: manifest["hash"] for name, manifest in record["manifests"].items()}
+    return hashes == {n: s.manifest.hash for n, s in study.streams.items()} and record["split"] == study.split_hash
+
+
+def root_of(run: Run, experiment: Experiment) -> Path:
+    """The folder above a run that holds its salt; it may have moved since, or be named from elsewhere."""
+    above = [folder for folder in run.folder.absolute().parents if (folder / SALT_FILE).is_file()]
+    return above[0] if above else Path(experiment.runs)
+
+
 def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
     """The provenance of the runs whose checkpoints the method starts from, and of theirs in turn."""
     found: list[dict[str, Any]] = []
     for value in vars(experiment.method).values():
-        if not isinstance(value, str) or os.sep not in value or not Path(value).exists():
+        if not isinstance(value, str) or not Path(value).exists():
             continue
         try:
-            run = find(value)
+            run = find(Path(value).resolve())
         except RunError:
-            continue  # weights from elsewhere: nothing is known of their patients
+            warnings.warn(
+                f"{value} lies in no run folder: nothing is known of the patients it was fitted on", stacklevel=2
+            )
+            continue
         record = run.provenance()
         found.append({"run": str(value), "salt": record["salt"], "fitted_on": record["fitted_on"]})
         found.extend(record["ancestors"])

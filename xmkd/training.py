@@ -18,8 +18,8 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from xmkd import results, runs
 from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
 from xmkd.config import Experiment, to_tree
-from xmkd.data.datamodule import Side, UnpairedDataModule
-from xmkd.data.streams import EVALUATED, Study, plan
+from xmkd.data.datamodule import UnpairedDataModule
+from xmkd.data.streams import EVALUATED, Side, Study, plan
 from xmkd.errors import EvaluationError, RunError
 from xmkd.files import write_table
 from xmkd.methods import METHODS
@@ -37,13 +37,14 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
         XmkdError: The data, the folder or the settings do not allow it; what was computed before stays.
     """
     study = plan(experiment.data)
-    _require_classes(study, METHODS[experiment.method_name].evaluates)
+    _require_classes(study, experiment)
     run = runs.locate(experiment, study, folder)
     if run.finished and experiment.resume == "auto":
         return run
     # Whatever may refuse comes before the folder is made, let alone emptied.
     record = runs.record_of(run, experiment, study) if runs.is_first_process() else None
     data, method = _build(experiment, study)
+    _require_classes(data.study, experiment)  # again: files that can't be read may have been left out
     trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     with runs.locked(run) if record else nullcontext():
         if record:
@@ -56,29 +57,35 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
 def test(run: Run, overrides: list[str]) -> Run:
     """Predict and evaluate the test patients with a run's selected checkpoint.
 
-    Overrides that change the data (another manifest, another root) write to `<run>/test_<id>/` instead of the run
-    folder; those that do not (devices, workers) write the run's own predictions anew.
+    Other data or settings (another manifest, an operating point) write to `<run>/test_<id>/` instead of the run folder,
+    with the run's own validation patients for threshold and calibration; what changes nothing (devices, workers) writes
+    the run's own predictions anew.
 
     Raises:
-        XmkdError: The run has no checkpoint, or its fitted patients would be evaluated.
+        XmkdError: The run is not finished, or its fitted patients would be evaluated.
     """
     experiment = run.experiment(overrides)
+    if not run.finished:
+        raise RunError(
+            "the run is not finished, so it can't be tested",
+            where=run.folder,
+            fixes=("finish it: xmkd fit with the same settings", "name another run"),
+        )
+    checkpoint, record = _selected(experiment, run), run.provenance()
     study = plan(experiment.data)
-    target = run
-    if runs.run_id(experiment, study) != runs.run_id(run.experiment(), plan(run.experiment().data)):
-        target = Run(run.folder / f"test_{runs.run_id(experiment, study)}")
-    if runs.is_first_process():
-        runs.guard(run.provenance(), study, Path(experiment.runs))
-        target.folder.mkdir(exist_ok=True)
+    runs.guard(record, study, runs.root_of(run, experiment))
+    same = runs.is_of(record, study) and to_tree(experiment, runtime=False) == to_tree(run.experiment(), runtime=False)
+    target = run if same else Run(run.folder / f"test_{runs.run_id(experiment, study)}")
     data, method = _build(experiment, study)
+    _require_classes(data.study, experiment, ("test",))
     trainer = _trainer(experiment, run, loggers=[])
-    sides: list[Side] = ["test"] if target is run else [s for s in ("val", "calib", "test") if _has(study, data, s)]
-    _predict(trainer, method, data, _selected(experiment, run), sides, target)
-    if trainer.is_global_zero:
-        if target is not run:
-            for name in ("config.yaml", "provenance.json"):
-                (target.folder / name).write_bytes((run.folder / name).read_bytes())
-        results.evaluate(target, experiment, study)
+    with runs.locked(target) if runs.is_first_process() else nullcontext():
+        _predict(trainer, method, data, checkpoint, EVALUATED if same else ("test",), target)
+        if trainer.is_global_zero:
+            if not same:
+                runs.write_record(target, experiment, {**record, **runs.data_record(study)})
+            results.write_skipped(target, data.skipped)
+            results.evaluate(target, experiment, study, run)
     return target
 
 
@@ -90,6 +97,8 @@ def crossval(experiment: Experiment) -> Run:
     """
     folds = [replace(experiment, data=replace(experiment.data, fold=k)) for k in range(experiment.data.folds)]
     whole = replace(experiment, data=replace(experiment.data, fold=None))
+    for fold in folds:  # before the first is trained
+        _require_classes(plan(fold.data), fold)
     study = plan(whole.data)
     parent = Run(Path(experiment.runs) / experiment.name / f"cv{experiment.data.folds}-{runs.run_id(whole, study)}")
     done = [fit(fold, parent.folder / f"fold_{k}") for k, fold in enumerate(folds)]
@@ -110,10 +119,9 @@ def _train(
     _finish_wandb(experiment)
     if trainer.state.status != TrainerStatus.FINISHED:  # Lightning returns quietly after SIGTERM
         raise RunError("training was interrupted", where=run.folder, fixes=("the same command goes on from here",))
-    sides: list[Side] = [side for side in ("val", "calib", "test") if _has(study, data, side)]
-    _predict(trainer, method, data, _selected(experiment, run), sides, run)
+    _predict(trainer, method, data, _selected(experiment, run), EVALUATED, run)
     if trainer.is_global_zero:
-        results.evaluate(run, experiment, study)
+        results.evaluate(run, experiment, study, run)
     trainer.strategy.barrier()
 
 
@@ -123,8 +131,7 @@ def _build(experiment: Experiment, study: Study) -> tuple[UnpairedDataModule, Me
     kind = METHODS[experiment.method_name]
     data = UnpairedDataModule(experiment.data, study, seed=experiment.seed, evaluated=kind.evaluates)
     data.setup()
-    stream = study.streams[kind.evaluates]
-    counts = stream.class_counts("train")
+    counts = data.study.streams[kind.evaluates].class_counts("train")
     task = Task(tuple(counts), tuple(counts.values()), data.shape(kind.evaluates))
     method = kind(experiment.method, task, experiment.optim)  # type: ignore[call-arg, arg-type]  # methods add settings
     method.log_every = experiment.trainer.log_every_n_steps
@@ -178,12 +185,14 @@ def _finish_wandb(experiment: Experiment) -> None:
 
 
 def _predict(
-    trainer: Trainer, method: Method, data: UnpairedDataModule, checkpoint: Path, sides: list[Side], target: Run
+    trainer: Trainer, method: Method, data: UnpairedDataModule, checkpoint: Path, sides: tuple[Side, ...], target: Run
 ) -> None:
-    """Write `predictions_<side>.csv` for each side, from the checkpoint's weights."""
+    """Write `predictions_<side>.csv` for each side that has samples, from the checkpoint's weights."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     method.load_state_dict(state["state_dict"])
     for side in sides:
+        if not (data.study.streams[data.evaluated].table["side"] == side).any():
+            continue
         data.tested = side
         trainer.test(method, datamodule=data, verbose=False)
         if trainer.is_global_zero and method.predictions is not None:
@@ -194,29 +203,26 @@ def _predict(
 def _selected(experiment: Experiment, run: Run) -> Path:
     path = run.best if getattr(experiment.method, "select", "last") == "inner_val" else run.last
     if not path.is_file():
-        raise RunError("the run has no checkpoint yet", where=path, fixes=("train it: xmkd fit", "name another run"))
+        fixes = ("name one of its folds, if it is a cross-validation", "train it: xmkd fit")
+        raise RunError("the run has no checkpoint", where=path, fixes=fixes)
     return path
 
 
-def _has(study: Study, data: UnpairedDataModule, side: Side) -> bool:
-    return bool((study.streams[data.evaluated].table["side"] == side).any())
-
-
-def _require_classes(study: Study, evaluated: str) -> None:
+def _require_classes(study: Study, experiment: Experiment, sides: tuple[str, ...] = ("train", *EVALUATED)) -> None:
     """An AUROC of one class does not exist: say so before training, not after."""
-    stream = study.streams[evaluated]
+    stream = study.streams[METHODS[experiment.method_name].evaluates]
     if stream.label is None:
         return
-    for side in ("train", *EVALUATED):
+    for side in sides:
         counts = stream.class_counts(side)
-        if side in {"val", "calib"} and not sum(counts.values()):
+        if sum(n > 0 for n in counts.values()) > 1 or (side in {"val", "calib"} and not sum(counts.values())):
             continue
-        if sum(n > 0 for n in counts.values()) < 2:
-            raise EvaluationError(
-                f"the side {side!r} holds {counts}: one class, so nothing can be learned or evaluated there",
-                where=stream.manifest.path,
-                fixes=(f"raise data.split.{side}", "choose another data.split.seed or label"),
-            )
+        found = ", ".join(f"{n} {name}" for name, n in counts.items())
+        raise EvaluationError(
+            f"the side {side!r} holds {found}: two classes are needed to learn or to evaluate anything",
+            where=stream.manifest.path,
+            fixes=("choose other shares or another seed in data.split", "correct the split column, or `where`"),
+        )
 
 
 def _progress(checkpoint: Path | None) -> tuple[int, int]:

@@ -6,11 +6,13 @@ the number of loader workers nor on the process that gets it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -23,18 +25,23 @@ from xmkd.data.augment import augment
 from xmkd.data.cache import ArrayCache, CacheItem, PackedArray
 from xmkd.data.preprocess import UltrasoundPrep
 from xmkd.data.rng import id_hash, mix
-from xmkd.data.streams import Stream, Study
+from xmkd.data.streams import Side, Stream, Study
 from xmkd.errors import ManifestError
 
 Samples = dict[str, Any]
-Side = Literal["val", "calib", "test"]
 
 
 class StreamDataset(Dataset[Samples]):
-    """Whole batches of one stream by row number; a row `~i` is row i marked as not valid (it only fills up a batch)."""
+    """Whole batches of one stream by row number; a row `~i` is row i marked as not valid (it only fills up a batch).
+
+    Args:
+        stream: The readable rows.
+        pack: The arrays of all planned rows.
+    """
 
     def __init__(self, stream: Stream, pack: PackedArray) -> None:
         self.pack = pack
+        self.rows = pack.rows[pack.rows >= 0]
         self.label = torch.from_numpy(stream.label_index())
         self.sample_id = stream.table["sample_id"].tolist()
         self.patient_id = stream.table["patient_id"].tolist()
@@ -48,7 +55,7 @@ class StreamDataset(Dataset[Samples]):
         row = np.asarray(rows)
         index = np.where(row < 0, ~row, row)
         return {
-            "image": torch.from_numpy(self.pack.array[self.pack.rows[index]]),  # uint8 (B, C, [T,] H, W)
+            "image": torch.from_numpy(self.pack.array[self.rows[index]]),  # uint8 (B, C, [T,] H, W)
             "label": self.label[index],
             "index": torch.from_numpy(index),
             "valid": torch.from_numpy(row >= 0),
@@ -72,7 +79,8 @@ class EpochSampler(Sampler[int]):
         rows: Row numbers of the training side.
         labels: Class of each of these rows.
         how: "uniform" or "balanced".
-        seed: The run's seed.
+        seed: The run's seed, and what tells this stream from others: of two streams of one length drawn with one seed,
+            rows of the same number would always meet.
         rank: This process.
         world: Number of processes.
         epoch: The first epoch. Lightning starts the loader workers of a resumed run before it calls `set_epoch`.
@@ -83,7 +91,7 @@ class EpochSampler(Sampler[int]):
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
         how: str,
-        seed: int,
+        seed: Sequence[int],
         rank: int = 0,
         world: int = 1,
         epoch: int = 0,
@@ -99,7 +107,7 @@ class EpochSampler(Sampler[int]):
         return len(self.rows) // self.world
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
+        rng = np.random.default_rng([*self.seed, self.epoch])
         order = rng.permutation(self.rows) if self.how == "uniform" else self._balanced(rng)
         return iter(order[self.rank : len(self) * self.world : self.world].tolist())
 
@@ -134,36 +142,43 @@ class UnpairedDataModule(LightningDataModule):
 
     Args:
         data: Settings.
-        study: The tables; rows that can't be read are taken out of them when `data.on_error` is "skip".
+        study: The tables.
         seed: The run's seed.
         evaluated: Name of the stream for validation and test.
 
     Attributes:
+        study: The tables; after `setup` without the rows that can't be read, where `data.on_error` is "skip".
         tested: The side that `Trainer.test` reads.
         first_epoch: The epoch that a resumed training goes on with.
-        skipped: Of each stream the files that could not be read, with the message.
+        skipped: The rows left out: stream, sample_id, side and reason.
     """
 
     def __init__(self, data: DataConfig, study: Study, *, seed: int, evaluated: str) -> None:
         super().__init__()
         self.data, self.study, self.seed, self.evaluated = data, study, seed, evaluated
+        self.planned = study
         self.cache = ArrayCache(Path(data.cache) if data.cache else None)
         self.datasets: dict[str, StreamDataset] = {}
         self.tested: Side = "test"
         self.first_epoch = 0
-        self.skipped: dict[str, dict[Path, str]] = {}
+        self.skipped = pd.DataFrame(columns=["stream", "sample_id", "side", "reason"])
 
     def prepare_data(self) -> None:
         """Fill the cache, by one process of each machine."""
-        for stream in self.study.streams.values():
+        for stream in self.planned.streams.values():
             self._pack(stream)
 
     def setup(self, stage: str = "") -> None:
-        for name, stream in self.study.streams.items():
-            if name not in self.datasets:
-                pack = self._pack(stream)
-                self.datasets[name] = StreamDataset(stream, pack)
-                self.skipped[name] = pack.errors
+        for name, stream in self.planned.streams.items():
+            if name in self.datasets:
+                continue
+            pack = self._pack(stream)
+            _check_view(stream, pack)
+            readable = pack.rows >= 0
+            kept = replace(stream, table=stream.table[readable].reset_index(drop=True))
+            self.study = replace(self.study, streams={**self.study.streams, name: kept})
+            self.datasets[name] = StreamDataset(kept, pack)
+            self.skipped = pd.concat([self.skipped, _left_out(stream, pack)], ignore_index=True)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one sample of a stream."""
@@ -171,14 +186,13 @@ class UnpairedDataModule(LightningDataModule):
         return self.datasets[name].pack.array.shape[1:]
 
     def rows(self, name: str, side: str) -> NDArray[np.int64]:
-        """Readable rows of a stream on a side.
+        """Rows of a stream on a side.
 
         Raises:
             ManifestError: There are none.
         """
         self.setup()
-        on_side = self.study.streams[name].table["side"].to_numpy() == side
-        rows = np.flatnonzero(on_side & (self.datasets[name].pack.rows >= 0))
+        rows = np.flatnonzero(self.study.streams[name].table["side"].to_numpy() == side)
         if not len(rows):
             raise ManifestError(
                 f"the stream {name!r} has no readable sample on the side {side!r}",
@@ -228,7 +242,8 @@ class UnpairedDataModule(LightningDataModule):
     def _train_loader(self, name: str) -> DataLoader[Samples]:
         rows, config = self.rows(name, "train"), self.data.streams[name]
         labels = cast(NDArray[np.int64], self.datasets[name].label.numpy()[rows])
-        sampler = EpochSampler(rows, labels, config.sampler, self.seed, *self._rank_and_world(), self.first_epoch)
+        seed = (self.seed, id_hash(name) % 2**32)
+        sampler = EpochSampler(rows, labels, config.sampler, seed, *self._rank_and_world(), self.first_epoch)
         # A last batch of one sample would break batch normalisation.
         return self._loader(name, sampler, drop_last=len(sampler) > config.batch_size)
 
@@ -251,6 +266,27 @@ class UnpairedDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def _check_view(stream: Stream, pack: PackedArray) -> None:
+    view, found = stream.config.view, "clip" if pack.array.ndim == 5 else "image"
+    if view != found:
+        raise ManifestError(
+            f"data.streams.{stream.name}.view is {view!r}, but the files hold {found}s",
+            where=stream.manifest.path,
+            fixes=(f"set data.streams.{stream.name}.view={found}", f"choose rows with {view}s by `where`"),
+        )
+
+
+def _left_out(stream: Stream, pack: PackedArray) -> pd.DataFrame:
+    """The rows whose files can't be read; without the files' names, which may tell who the patient is."""
+    rows = stream.table[pack.rows < 0]
+    root = stream.manifest.require_root()
+    errors = {
+        str(path): message.splitlines()[0].replace(str(path), "the file") for path, message in pack.errors.items()
+    }
+    reasons = [errors[str(root / path)] for path in rows["path"]]
+    return rows[["sample_id", "side"]].assign(stream=stream.name, reason=reasons)
 
 
 def _as_it_is(batch: Any) -> Any:

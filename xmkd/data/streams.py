@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from xmkd.data import manifest as manifests
 from xmkd.data.manifest import LabelSpec, Manifest, Split
 from xmkd.errors import ManifestError
 
-EVALUATED = ("val", "calib", "test")
+Side = Literal["val", "calib", "test"]
+EVALUATED: tuple[Side, ...] = ("val", "calib", "test")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def plan(data: DataConfig) -> Study:
     for name, (manifest, table) in rows.items():
         config = data.streams[name]
         keys = manifest.card.name + "/" + table["patient_id"]
-        table = table.assign(side=keys.map(sides).fillna("train")).reset_index(drop=True)
+        table = table.assign(side=[sides.get(key, "train") for key in keys]).reset_index(drop=True)
         label = manifest.card.labels[config.label] if config.label else None
         streams[name] = Stream(name, config, manifest, table, label)
     lines = sorted(f"{n}\t{i}\t{s}" for n, st in streams.items() for i, s in st.table[["sample_id", "side"]].to_numpy())
