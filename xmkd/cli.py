@@ -109,7 +109,7 @@ def compare(
 def report(run: RunFolder) -> None:
     """Write report.html into the run folder."""
     from xmkd import runs
-    from xmkd.evaluation.report import write_report
+    from xmkd.reporting.report import write_report
 
     print(write_report(runs.find(run)))
 

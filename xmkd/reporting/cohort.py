@@ -63,7 +63,7 @@ def _flow(evidence: Evidence, name: str, stream: Stream) -> Flow:
     for column, wanted in config.where.items():
         values = [str(v) for v in (wanted if isinstance(wanted, list) else [wanted])]
         kept = kept[kept[column].astype(str).isin(values)]
-    skipped = _skipped_count(evidence, name)
+    read = evidence.read(stream).table
     steps = [("Indexed in the manifest", _count(len(table), table["patient_id"].nunique()), "")]
     if config.where:
         asked = ", ".join(f"{k} = {v}" for k, v in config.where.items())
@@ -72,49 +72,38 @@ def _flow(evidence: Evidence, name: str, stream: Stream) -> Flow:
     if config.label:
         left = f"{len(kept) - len(stream.table)} left out: no label {config.label}"
         steps.append(("Labelled", _count(len(stream.table), stream.table["patient_id"].nunique()), left))
-    steps.append(("Read", f"{len(stream.table) - skipped} samples", f"{skipped} left out: file not readable"))
+    left = f"{len(stream.table) - len(read)} left out: file not readable"
+    steps.append(("Read", _count(len(read), read["patient_id"].nunique()), left))
     ends = []
     if evidence.folds:
         ends.append((f"{len(evidence.folds)} folds", ["each patient is tested once, by the fold without them"]))
     else:
         for side, title in SIDE_NAMES.items():
-            rows = stream.table[stream.table["side"] == side]
+            rows = read[read["side"] == side]
             if len(rows):
                 ends.append((title, [_count(len(rows), rows["patient_id"].nunique())]))
     caption = f"Samples of the stream {name}, from the manifest to the split."
-    if skipped:
-        caption += " The counts after the split still hold the unreadable files."
     return Flow(steps, ends, caption, f"{stream.manifest.path.name}, skipped.csv where there is one")
 
 
-def _skipped_count(evidence: Evidence, name: str) -> int:
-    for part in evidence.folds or [evidence]:
-        skipped = part.table_of("skipped.csv")
-        if skipped is not None:
-            return int((skipped["stream"] == name).sum())
-    return 0
-
-
 def _skipped(evidence: Evidence) -> list[Block]:
-    """The unreadable files by reason; a fold's list is every fold's."""
-    for part in evidence.folds or [evidence]:
-        skipped = part.table_of("skipped.csv")
-        if skipped is None:
-            continue
-        counts = Counter(zip(skipped["stream"], skipped["reason"].map(public), strict=True))
-        rows = [[stream, reason, str(n)] for (stream, reason), n in counts.items()]
-        caption = "Files that could not be read and were left out, by reason; the file names stand in skipped.csv."
-        return [Table(["stream", "reason", "files"], rows, caption, "skipped.csv")]
-    return []
+    """The unreadable files by reason."""
+    skipped = evidence.skipped
+    if skipped.empty:
+        return []
+    counts = Counter(zip(skipped["stream"], skipped["side"], skipped["reason"].map(public), strict=True))
+    rows = [[*(str(cell) for cell in key), str(n)] for key, n in counts.items()]
+    caption = "Samples whose files could not be read and were left out, by reason."
+    return [Table(["stream", "side", "reason", "samples"], rows, caption, "skipped.csv")]
 
 
 def _sides(evidence: Evidence) -> Table:
     """Patients, samples and classes of each side; of each fold in a cross-validation."""
     rows = []
     for part in evidence.folds or [evidence]:
-        stream = part.stream
-        if stream is None:
+        if part.stream is None:
             continue
+        stream = evidence.read(part.stream)
         prefix = f"fold {part.experiment.data.fold}, " if evidence.folds else ""
         for side, title in SIDE_NAMES.items():
             here = stream.table[stream.table["side"] == side]

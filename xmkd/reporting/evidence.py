@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from xmkd import runs
 from xmkd.config import Experiment
 from xmkd.data.pseudonyms import SALT_FILE, SALT_VARIABLE, fingerprint, pseudonym, salt
 from xmkd.data.streams import Stream, Study, plan
@@ -123,6 +124,17 @@ class Evidence:
             return pd.DataFrame(columns=["epoch", "step", "metric", "value"])
         return pd.read_csv(self.run.metrics)
 
+    @cached_property
+    def skipped(self) -> pd.DataFrame:
+        """skipped.csv: samples whose files could not be read; empty where there are none."""
+        found = self.table_of("skipped.csv")
+        return pd.DataFrame(columns=["sample_id", "side", "stream", "reason"]) if found is None else found
+
+    def read(self, stream: Stream) -> Stream:
+        """A stream without the samples whose files could not be read."""
+        left_out = self.skipped.loc[self.skipped["stream"] == stream.name, "sample_id"]
+        return replace(stream, table=stream.table[~stream.table["sample_id"].isin(left_out)])
+
     def table_of(self, name: str) -> pd.DataFrame | None:
         """A further CSV of the run folder, such as skipped.csv; None where there is none."""
         path = self.run.folder / name
@@ -207,8 +219,6 @@ def _only_if_same_samples(evidence: Evidence) -> Evidence:
 
 def _salt(evidence: Evidence) -> bytes | None:
     """The project's secret, without making one: a report must not write anything but itself."""
-    roots = [Path(evidence.experiment.runs), *list(evidence.run.folder.absolute().parents)[:4]]
-    for root in roots:
-        if os.environ.get(SALT_VARIABLE) or (root / SALT_FILE).is_file():
-            return salt(root)
-    return None
+    root = runs.root_of(evidence.run, evidence.experiment)
+    known = bool(os.environ.get(SALT_VARIABLE)) or (root / SALT_FILE).is_file()
+    return salt(root) if known else None

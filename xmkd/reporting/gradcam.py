@@ -29,7 +29,7 @@ class Network(Protocol):
 
 
 def gradcam(net: Network, image: Tensor, output: int, sign: float = 1.0) -> Tensor | None:
-    """The map of one logit for each picture, in [0, 1]; all zero where nothing raises the logit.
+    """The map of one logit for each picture, as coarse as the feature map; all zero where nothing raises the logit.
 
     Args:
         net: The network, in evaluation mode.
@@ -38,7 +38,7 @@ def gradcam(net: Network, image: Tensor, output: int, sign: float = 1.0) -> Tens
         sign: -1 asks what lowers the logit: the evidence for the negative one of two classes.
 
     Returns:
-        `(B, H, W)` or `(B, T, H, W)`; None where the features have no places, such as the tokens of a transformer.
+        `(B, h, w)` or `(B, t, h, w)`; None where the features have no places, such as the tokens of a transformer.
     """
     with torch.no_grad():
         features = net.features(image)  # (B, C, h, w) or (B, C, t, h, w)
@@ -48,14 +48,18 @@ def gradcam(net: Network, image: Tensor, output: int, sign: float = 1.0) -> Tens
     with torch.enable_grad():
         logit = sign * net.head(features.clone())[:, output].sum()  # a copy: a head may work in place
     (gradient,) = torch.autograd.grad(logit, features)
-    channel = -1 if _channels_last(net) else 1
-    places = [d for d in range(1, features.ndim) if d != channel % features.ndim]
+    channel = features.ndim - 1 if _channels_last(net) else 1
+    places = [d for d in range(1, features.ndim) if d != channel]
     weight = gradient.mean(dim=places, keepdim=True)
-    found = (weight * features).sum(dim=channel).relu().detach()  # (B, h, w) or (B, t, h, w)
+    return (weight * features).sum(dim=channel).relu().detach()
+
+
+def enlarge(found: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Maps `(B, h, w)` or `(B, t, h, w)` at the size of the picture, each scaled to a maximum of 1 (or all zero)."""
     mode = "bilinear" if found.ndim == 3 else "trilinear"
-    found = interpolate(found[:, None], size=image.shape[2:], mode=mode, align_corners=False)[:, 0]
-    highest = found.amax(dim=tuple(range(1, found.ndim)), keepdim=True)
-    return found / highest.clamp_min(torch.finfo(found.dtype).tiny)
+    large = interpolate(found[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+    highest = large.amax(dim=tuple(range(1, large.ndim)), keepdim=True)
+    return large / highest.clamp_min(torch.finfo(large.dtype).tiny)
 
 
 def _channels_last(net: Network) -> bool:

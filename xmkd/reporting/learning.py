@@ -68,6 +68,7 @@ def _curve(part: Evidence, name: str) -> tuple[FloatArray, FloatArray]:
 def _finish(evidence: Evidence, drawing: figures.Drawing, label: str) -> None:
     axes = drawing.axes
     axes.set(xlabel="epochs done", ylabel=label)
+    axes.locator_params(axis="x", integer=True)
     epoch = evidence.weights.get("epoch")
     if epoch is not None and not evidence.folds:
         axes.axvline(int(epoch) + 1, color=figures.GREY, linewidth=1, linestyle=":", label="weights used")

@@ -20,6 +20,8 @@ NAMES = {
 }
 SIDES = {"test": "test patients", "oof": "all patients, each predicted by the fold that did not train on it"}
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 
 def metric_name(name: str) -> str:
     """The name of a metric for people, as in "Sensitivity for Teratoma"."""
@@ -35,12 +37,12 @@ def bounds(interval: Interval) -> str:
     """`[low, high]`, or why there is none."""
     if interval.low is None or interval.high is None:
         return "too few patients" if interval.note.startswith(TOO_FEW) else "no interval"
-    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+    return f"[{interval.low:.3f},{SPACE}{interval.high:.3f}]"
 
 
 def with_bounds(interval: Interval) -> str:
-    """`0.749 [0.650, 0.828]`."""
-    return f"{interval.value:.3f} {bounds(interval)}"
+    """`0.749 [0.650, 0.828]`, which no line break may divide."""
+    return f"{interval.value:.3f}{SPACE}{bounds(interval)}"
 
 
 def cards(evidence: Evidence) -> list[tuple[str, str, str]]:
@@ -90,9 +92,9 @@ def prevalence(evidence: Evidence) -> str:
         counts = table["label"].value_counts()
         return "; ".join(f"{name} {int(counts.get(k, 0))}" for k, name in enumerate(evidence.classes))
     positive = table[table["label"] == 1]
-    patients = table["patient_id"].nunique()
+    patients, share = table["patient_id"].nunique(), 100 * len(positive) / len(table)
     return (
-        f"{len(positive) / len(table):.1%} of samples are {evidence.classes[1]} ({len(positive)} of {len(table)}); "
+        f"{share:.1f} % of samples are {evidence.classes[1]} ({len(positive)} of {len(table)}); "
         f"{positive['patient_id'].nunique()} of {patients} patients have such a sample"
     )
 
@@ -107,7 +109,7 @@ def model(evidence: Evidence) -> str:
     source = evidence.folds[0] if evidence.folds else evidence
     tensors = source.weights.get("state_dict", {})
     if tensors:
-        text += f", {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million weights"
+        text += f", {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million parameters"
     return text
 
 
@@ -180,11 +182,8 @@ def _origins(evidence: Evidence) -> list[str]:
             found.append("The split, made anew, is not the one that the run was made from.")
     if evidence.elsewhere:
         found.append("These are other data than the run's own test patients (xmkd test with overrides).")
-    for part in evidence.folds or [evidence]:
-        skipped = part.table_of("skipped.csv")
-        if skipped is not None and len(skipped):
-            found.append(f"{len(skipped)} files could not be read and were left out.")
-            break
+    if len(evidence.skipped):
+        found.append(f"{len(evidence.skipped)} samples were left out because their files could not be read.")
     return found
 
 
@@ -204,7 +203,6 @@ def limits(evidence: Evidence) -> Section:
     if evidence.binary:
         items.append("Predictive values, calibration and net benefit hold at this set's prevalence.")
     items.append("Grad-CAM shows where a feature map raised a score, coarsely; it is no explanation of a decision.")
-    items.append("Masks of lesions were not used in training or in these figures.")
     if stream is not None and stream.manifest.card.cautions:
         items.append("The data set's own cautions stand under “Data”.")
     items.append("A research result: not a medical device, and not validated for use in patients.")
@@ -229,7 +227,7 @@ def _recalibration(evidence: Evidence) -> str:
     if fitted is None:
         return "none"
     numbers = f"slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}"
-    return f"{fitted.method} ({numbers}), from {fitted.samples} samples kept apart from test"
+    return f"{fitted.method.capitalize()} scaling ({numbers}), from {fitted.samples} samples kept apart from test"
 
 
 def _sources() -> str:

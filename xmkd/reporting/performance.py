@@ -161,7 +161,7 @@ def _scores(evidence: Evidence) -> Figure:
         figures.histogram(drawing.axes, groups)
         if evidence.threshold is not None:
             drawing.axes.axvline(evidence.threshold.value, color=figures.BLACK, linewidth=1, linestyle="--")
-        drawing.axes.legend()
+        drawing.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     caption = "Scores of the samples of each class, before recalibration. Dashed: the operating point."
     alt = "Histograms of the scores of both classes"
     return Figure(drawing.src, "Scores by class", alt, caption, evidence.source)
