@@ -219,7 +219,7 @@ def _needed_classes(counts: pd.DataFrame, sides: int, label: str | None, what: s
     if len(patients) < 2:
         raise ManifestError(
             f"label {label!r} has {len(patients)} class(es) among these rows; two or more are needed to stratify by it",
-            fixes=("check the filter of the rows (`where`)", "split without a label (label=None)"),
+            fixes=("check the filter of the rows (`where`)", "choose another label"),
         )
     rare = patients[patients < sides]
     if len(patients) == 2 and len(rare):

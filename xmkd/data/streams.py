@@ -19,6 +19,7 @@ from xmkd.data.manifest import LabelSpec, Manifest, Split
 from xmkd.errors import ManifestError
 
 Side = Literal["val", "calib", "test"]
+ULTRASOUND = {"tvus", "us"}
 EVALUATED: tuple[Side, ...] = ("val", "calib", "test")
 
 
@@ -131,31 +132,46 @@ def _rows(name: str, config: StreamConfig) -> tuple[Manifest, pd.DataFrame]:
             where=manifest.path,
             fixes=(f"loosen data.streams.{name}.where", "check the label column"),
         )
+    others = sorted(set(table["modality"]) - ULTRASOUND)
+    if others:
+        raise ManifestError(
+            f"the stream {name!r} reads ultrasound {config.view}s, but some of its rows are {', '.join(others)}",
+            where=manifest.path,
+            fixes=(f"keep the others: data.streams.{name}.where.modality=[tvus,us]", "correct the modality column"),
+        )
     return manifest, table.sort_values("sample_id")
 
 
 def _sides(rows: dict[str, tuple[Manifest, pd.DataFrame]], data: DataConfig) -> pd.Series:
     """Side of each patient of the labelled streams, indexed by `<data set>/<patient>`."""
-    labelled = []
-    for name, (manifest, table) in rows.items():
-        label = data.streams[name].label
-        if label is None:
-            continue
-        part = table[["split", "fold"]].assign(
-            sample_id=name + "/" + table["sample_id"],
-            patient_id=manifest.card.name + "/" + table["patient_id"],
-            _label=table[label],
-        )
-        labelled.append(part)
-    if not labelled:
+    labels = {name: config.label for name, config in data.streams.items() if config.label is not None}
+    if not labels:
         return pd.Series(dtype=str)
-    table = pd.concat(labelled, ignore_index=True)
+    classes = " and ".join(sorted(set(labels.values())))  # the column's name, as messages show it
+    table = pd.concat(
+        [
+            rows[name][1][["split", "fold"]].assign(
+                sample_id=name + "/" + rows[name][1]["sample_id"],
+                patient_id=rows[name][0].card.name + "/" + rows[name][1]["patient_id"],
+                **{classes: rows[name][1][label]},
+            )
+            for name, label in labels.items()
+        ],
+        ignore_index=True,
+    )
+    try:
+        side = _divided(table, classes, data)
+    except ManifestError as error:
+        where = ", ".join(sorted({str(rows[name][0].path) for name in labels}))
+        raise ManifestError(error.what, where=where, fixes=error.fixes) from None
+    return side.groupby(table["patient_id"]).first()
+
+
+def _divided(table: pd.DataFrame, label: str, data: DataConfig) -> pd.Series:
+    """Side of each row."""
     fractions = {"val": data.split.val, "calib": data.split.calib, "test": data.split.test}
     if data.fold is None:
-        side = manifests.split(table, "_label", fractions, data.split.seed).of(table)
-    else:
-        fold = manifests.folds(table, "_label", data.folds, data.split.seed)
-        rest = fold.rest(table, data.fold).assign(split=None)
-        inner = manifests.split(rest, "_label", fractions | {"test": 0.0}, data.split.seed)
-        side = inner.of(table).fillna("test")
-    return side.groupby(table["patient_id"]).first()
+        return manifests.split(table, label, fractions, data.split.seed).of(table)
+    fold = manifests.folds(table, label, data.folds, data.split.seed)
+    rest = fold.rest(table, data.fold).assign(split=None)
+    return manifests.split(rest, label, fractions | {"test": 0.0}, data.split.seed).of(table).fillna("test")
