@@ -33,9 +33,8 @@ SKIPPED = "skipped.csv"
 def prediction_table(stream: Stream, predictions: Predictions, fold: int | None = None) -> pd.DataFrame:
     """One row per sample: ids, site, fold, class index and probability (one column per class from three on)."""
     rows = stream.table.iloc[predictions.index]
-    table = rows[["sample_id", "patient_id", "site", "fold"]].assign(label=predictions.label)
-    if fold is not None:
-        table["fold"] = fold
+    # The manifest's own folds say nothing about which model made these scores; `fold` does.
+    table = rows[["sample_id", "patient_id", "site"]].assign(fold=fold, label=predictions.label)
     if predictions.score.ndim == 1:
         return table.assign(score=predictions.score)
     return table.assign(**{f"score_{k}": predictions.score[:, k] for k in range(predictions.score.shape[1])})
@@ -136,16 +135,33 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
 
 
 def comparison(first: Path, others: list[Path]) -> str:
-    """The text of `xmkd compare`: runs with runs, or a run with a table of readers."""
+    """The text of `xmkd compare`: each other run with the first, or a run with a table of readers.
+
+    Raises:
+        RunError: A run is missing, unfinished or named twice.
+        EvaluationError: They were not evaluated on the same patients.
+    """
     from xmkd.evaluation import compare
 
     run = runs.find(first)
-    readers = [p for p in others if p.suffix.lower() == ".csv" and p.is_file()]
-    if readers:
-        table = compare.compare_readers(_tested(run), runs.read_predictions(readers[0]))
-        return compare.format_readers(table)
-    tables = {str(path): _tested(runs.find(path)) for path in others}
-    return compare.format_comparisons(compare.compare_many(_tested(run), tables))
+    if others[0].suffix.lower() == ".csv":
+        if len(others) > 1:
+            raise RunError(
+                "a table of readers is compared with one run",
+                where=", ".join(map(str, others)),
+                fixes=("join the readers in one table", "compare the runs in a call of their own"),
+            )
+        return compare.format_readers(compare.compare_readers(_tested(run), compare.load_readers(others[0])))
+    found = [run, *map(runs.find, others)]
+    if len({r.folder.resolve() for r in found}) < len(found):
+        raise RunError(
+            "a run is named twice", where=", ".join(map(str, (first, *others))), fixes=("name each run once",)
+        )
+    # The shortest names that tell them apart: fold_0, or <experiment>/<run_id>, ...
+    parts = [r.folder.resolve().parts for r in found]
+    depth = next(n for n in range(1, 100) if len({p[-n:] for p in parts}) == len(parts))
+    (name, table), *rest = (("/".join(p[-depth:]), _tested(r)) for p, r in zip(parts, found, strict=True))
+    return compare.format_comparisons(compare.compare_many(table, dict(rest), name=name))
 
 
 def write_skipped(run: Run, skipped: pd.DataFrame) -> None:
