@@ -55,7 +55,7 @@ def truncate(path: Path, step: int) -> None:
     """Drop the rows that a checkpoint at `step` knows nothing of, and a row that was cut short; they come again."""
     if not path.is_file():
         return
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="replace") as file:  # what is damaged does not look like a row
         rows = [row for row in csv.reader(file) if len(row) == len(HEADER)]
     kept = [row for row in rows[1:] if row[1].isdigit() and int(row[1]) <= step]
     with in_one_step(path) as unfinished, unfinished.open("w", newline="") as file:

@@ -70,15 +70,18 @@ class Run:
         Raises:
             RunError: The file is missing or damaged.
         """
-        return _read_json(self.folder / "provenance.json")
+        keys = {"commit", "versions", "manifests", "split", "salt", "fitted_on", "ancestors", "continued"}
+        return _read_json(self.folder / "provenance.json", keys, "copy it from where the run was made")
 
     def summary(self) -> dict[str, Any]:
         """The headline figures of a finished run.
 
         Raises:
-            RunError: The run is not finished.
+            RunError: The run is not finished, or the file is damaged.
         """
-        return _read_json(self.folder / "summary.json")
+        path = self.folder / "summary.json"
+        way = "delete it; the same xmkd fit then evaluates again" if path.is_file() else "finish the run: xmkd fit"
+        return _read_json(path, {"side", "classes", "metrics", "threshold", "calibration"}, way)
 
     def experiment(self, overrides: list[str] | None = None) -> Experiment:
         """The resolved experiment of this run, with overrides."""
@@ -101,9 +104,21 @@ class Run:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """A predictions table with text ids; empty cells of `site` and `fold` are missing."""
+    """A predictions table with text ids; empty cells of `site` and `fold` are missing.
+
+    Raises:
+        RunError: It is no table.
+    """
     text = {"sample_id": str, "patient_id": str, "site": str}
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in ("site", "fold", "score")})
+    missing = {column: [""] for column in ("site", "fold", "score")}
+    try:
+        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    except (OSError, ValueError) as error:  # pandas' own and UnicodeDecodeError are ValueErrors
+        raise RunError(
+            f"the predictions can't be read: {' '.join(str(error).split())}",
+            where=path,
+            fixes=("write them again: xmkd test RUN", "name another run"),
+        ) from error
 
 
 def find(path: str | Path) -> Run:
@@ -319,13 +334,15 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, keys: set[str], way: str) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(
-            "the run folder is incomplete: this file is missing or damaged",
-            where=path,
-            fixes=("finish the run: xmkd fit", "start it anew: resume=never"),
-        ) from error
-    return content
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        content = None
+    if isinstance(content, dict) and keys <= set(content):
+        return content
+    raise RunError(
+        "the run folder is incomplete: this file is missing or damaged",
+        where=path,
+        fixes=(way, "start the run anew: xmkd fit with resume=never"),
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -20,7 +21,7 @@ from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
 from xmkd.config import Experiment, to_tree
 from xmkd.data.datamodule import UnpairedDataModule
 from xmkd.data.streams import EVALUATED, Side, Study, plan
-from xmkd.errors import EvaluationError, RunError
+from xmkd.errors import ConfigError, EvaluationError, RunError
 from xmkd.files import write_table
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
@@ -144,16 +145,23 @@ def _trainer(experiment: Experiment, run: Run, loggers: list[Logger]) -> Trainer
     if experiment.trainer.enable_progress_bar:
         callbacks.append(RichProgressBar())
     _quiet()
-    return Trainer(
-        **settings,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[AtomicCheckpointIO()],
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the data module shares the samples out itself
-        default_root_dir=run.folder,
-    )
+    try:
+        return Trainer(
+            **settings,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module shares the samples out itself
+            default_root_dir=run.folder,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:  # devices, accelerator and strategy
+        raise ConfigError(
+            f"Lightning refuses these settings: {' '.join(str(error).split())}",
+            where=", ".join(f"trainer.{key}={settings[key]}" for key in ("accelerator", "devices", "strategy")),
+            fixes=("let Lightning choose: all three on auto", "name what this machine has"),
+        ) from error
 
 
 def _loggers(experiment: Experiment, run: Run) -> list[Logger]:
@@ -188,8 +196,7 @@ def _predict(
     trainer: Trainer, method: Method, data: UnpairedDataModule, checkpoint: Path, sides: tuple[Side, ...], target: Run
 ) -> None:
     """Write `predictions_<side>.csv` for each side that has samples, from the checkpoint's weights."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    method.load_state_dict(state["state_dict"])
+    method.load_state_dict(_load(checkpoint)["state_dict"])
     for side in sides:
         if not (data.study.streams[data.evaluated].table["side"] == side).any():
             continue
@@ -229,14 +236,19 @@ def _progress(checkpoint: Path | None) -> tuple[int, int]:
     """Optimiser steps done at a checkpoint, and the epoch that comes next."""
     if checkpoint is None:
         return 0, 0
+    state = _load(checkpoint)
+    return int(state["global_step"]), int(state["epoch"]) + 1
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return int(state["global_step"]), int(state["epoch"]) + 1
+        return {key: state[key] for key in ("state_dict", "global_step", "epoch")}
     except Exception as error:  # torch raises several kinds for a damaged file
         raise RunError(
-            f"the checkpoint can't be read: {error}",
+            f"the checkpoint can't be read ({type(error).__name__}): it is cut short, or no checkpoint of a run",
             where=checkpoint,
-            fixes=("delete it to train anew", "start anew: resume=never"),
+            fixes=("delete it and train anew: xmkd fit", "start anew: resume=never"),
         ) from error
 
 
@@ -247,6 +259,7 @@ def _quiet() -> None:
     for words in (
         "srun",
         "treespec",
+        "Total length of",
         "torch.distributed.nn",
         "Total length of",
         "does not have many workers",

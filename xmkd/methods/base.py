@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from xmkd.config import Experiment, OptimConfig
+from xmkd.errors import RunError
 from xmkd.evaluation.quick import Predictions, quick_metrics
 from xmkd.methods import optim
 
@@ -129,6 +130,12 @@ class Method(LightningModule, ABC):
         if self.trainer.world_size > 1:  # (W, N, ...)
             parts = [part.flatten(0, 1) for part in parts]
         index, valid, label, score = parts
+        if not score.isfinite().all():
+            raise RunError(
+                "the network's scores are no numbers any more: the training diverged",
+                where=f"epoch {self.current_epoch}",
+                fixes=("lower the learning rate: optim.lr", "clip the gradients: trainer.gradient_clip_val=1"),
+            )
         keep = torch.nonzero(valid).flatten()  # the others only filled up the last batches
         keep = keep[torch.argsort(index[keep])]
         return Predictions(*(part[keep].cpu().numpy() for part in (index, label, score)))
