@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `xmkd --help` answers 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -137,7 +138,7 @@ def cache_ls() -> None:
 
 @cache_app.command("clean")
 def cache_clean(
-    older_than_days: Annotated[float, typer.Option(help="keep what is younger")] = 30.0,
+    older_than_days: Annotated[float, typer.Option(min=0, help="keep what is younger")] = 30.0,
     everything: Annotated[bool, typer.Option("--all", help="keep nothing")] = False,
 ) -> None:
     """Delete old entries of the cache."""
@@ -171,6 +172,12 @@ def main() -> NoReturn:
         app()
     except XmkdError as error:
         print(f"xmkd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise  # a defect of ours
+        fixes = ("free space or make it writable", "use another folder")
+        print(f"xmkd: {XmkdError(str(error.strerror), where=error.filename, fixes=fixes)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("xmkd: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

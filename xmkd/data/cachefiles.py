@@ -23,6 +23,7 @@ Array = NDArray[np.generic]
 Meta = dict[str, Any]
 
 _OURS = re.compile(r"(pack-)?[0-9a-f]{32}\.(npy|json)|\.tmp-[0-9a-f]{32}")
+_NEEDED = {"source", "dtype", "shape", "offset", "checksum"}  # without one of them another version wrote the sidecar
 _ABANDONED_S = 3600.0  # a temporary file this old has lost its writer
 
 
@@ -58,7 +59,8 @@ class Folder:
             size = self.array_path(key).stat().st_size
         except (OSError, ValueError):
             return None
-        return meta if isinstance(meta, dict) and meta.get("size") == size else None
+        whole = isinstance(meta, dict) and meta.get("size") == size and meta.keys() >= _NEEDED
+        return meta if whole else None
 
     def open(self, key: str, meta: Meta) -> Array:
         """The array of a whole entry as a read-only memory map.
