@@ -212,7 +212,7 @@ def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
             more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
             raise LeakageError(
                 f"{len(shared)} patients to be evaluated were used to fit {name}: {', '.join(shared[:5])}{more}",
-                where=source.get("run"),
+                where=", ".join(str(stream.manifest.path) for stream in study.streams.values()),
                 fixes=("use the same data.split for both stages", "evaluate on patients that no stage was fitted on"),
             )
 

@@ -100,8 +100,12 @@ class Folder:
                 file.write(content)
             size = file.tell()
         meta = {**meta, **layout, "size": size, "checksum": checksum.hexdigest()}
-        with _in_one_step(self.path / f"{key}.json") as file:
-            file.write(json.dumps(meta).encode())
+        try:
+            with _in_one_step(self.path / f"{key}.json") as file:
+                file.write(json.dumps(meta).encode())
+        except CacheError:
+            self.array_path(key).unlink(missing_ok=True)  # worth nothing without its sidecar
+            raise
         return meta
 
     def ls(self) -> list[CacheListing]:
@@ -171,7 +175,10 @@ def _in_one_step(path: Path) -> Iterator[IO[bytes]]:
         raise CacheError(
             "the disk is full: the cache can't be filled" if full else f"the cache can't be written: {error.strerror}",
             where=path.parent,
-            fixes=("free space there, for example by `xmkd cache clean`", "put it elsewhere: set XMKD_CACHE=FOLDER"),
+            fixes=(
+                "free space there, for example by `xmkd cache clean`" if full else "make this folder writable",
+                "put the cache elsewhere: set XMKD_CACHE=FOLDER, or data.cache=FOLDER",
+            ),
         ) from error
     finally:
         with suppress(OSError):  # moved away already, or never made

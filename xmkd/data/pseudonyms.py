@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from xmkd.errors import ConfigError
+from xmkd.files import writing
 
 SALT_VARIABLE = "XMKD_SALT"
 SALT_FILE = ".xmkd_salt"
@@ -32,6 +33,7 @@ def salt(runs_root: Path | str) -> bytes:
 
     Raises:
         ConfigError: The secret is too short to protect anything.
+        RunError: It can't be written.
     """
     named = os.environ.get(SALT_VARIABLE, "")
     if named:
@@ -77,12 +79,13 @@ def _checked(text: str, where: str) -> bytes:
 
 def _make(path: Path) -> None:
     """Write a new secret that appears at once and only if there is none: several processes may start together."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp gives mode 600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        with contextlib.suppress(FileExistsError):  # another process was first: its secret counts
-            os.link(temporary, path)
-    finally:
-        Path(temporary).unlink()
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp gives mode 600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(secrets.token_hex(32) + "\n")
+            with contextlib.suppress(FileExistsError):  # another process was first: its secret counts
+                os.link(temporary, path)
+        finally:
+            Path(temporary).unlink()
