@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-from xmkd.errors import RunError, XmkdError
+from xmkd.errors import Interrupted, RunError, XmkdError
 
 app = typer.Typer(
     name="xmkd",
@@ -179,7 +179,7 @@ def main() -> NoReturn:
         fixes = ("free space or make it writable", "use another folder")
         print(f"xmkd: {XmkdError(str(error.strerror), where=error.filename, fixes=fixes)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         print("xmkd: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

@@ -66,3 +66,7 @@ class EvaluationError(XmkdError):
 
 class RunError(XmkdError):
     """A run folder is missing, unfinished, damaged or of another experiment."""
+
+
+class Interrupted(Exception):  # noqa: N818  # nobody erred
+    """Training was stopped by a signal; the same command goes on from the last checkpoint."""

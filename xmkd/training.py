@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,9 +21,9 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from xmkd import results, runs
 from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
 from xmkd.config import Experiment, to_tree
-from xmkd.data.datamodule import UnpairedDataModule
+from xmkd.data.datamodule import Change, UnpairedDataModule
 from xmkd.data.streams import EVALUATED, Side, Study, plan
-from xmkd.errors import ConfigError, EvaluationError, RunError
+from xmkd.errors import ConfigError, EvaluationError, Interrupted, RunError, XmkdError
 from xmkd.files import write_table
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
@@ -44,7 +46,7 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
         return run
     # Whatever may refuse comes before the folder is made, let alone emptied.
     record = runs.record_of(run, experiment, study) if runs.is_first_process() else None
-    data, method = _build(experiment, study)
+    data, method = _build(experiment, study, restored=experiment.resume == "auto" and run.last.is_file())
     _require_classes(data.study, experiment)  # again: files that can't be read may have been left out
     trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     with runs.locked(run) if record else nullcontext():
@@ -77,7 +79,7 @@ def test(run: Run, overrides: list[str]) -> Run:
     runs.guard(record, study, runs.root_of(run, experiment))
     same = runs.is_of(record, study) and to_tree(experiment, runtime=False) == to_tree(run.experiment(), runtime=False)
     target = run if same else Run(run.folder / f"test_{runs.run_id(experiment, study)}")
-    data, method = _build(experiment, study)
+    data, method = _build(experiment, study, restored=True)
     _require_classes(data.study, experiment, ("test",))
     trainer = _trainer(experiment, run, loggers=[])
     with runs.locked(target) if runs.is_first_process() else nullcontext():
@@ -91,7 +93,9 @@ def test(run: Run, overrides: list[str]) -> Run:
 
 
 def crossval(experiment: Experiment) -> Run:
-    """Train every fold (each an ordinary run in `fold_<k>`) and join their test predictions out of fold.
+    """Train every fold (each an ordinary run in `fold_<k>`), join their test predictions out of fold, and audit them.
+
+    The audit by masks (`xmkd.audit`) needs stills with masks and two classes.
 
     Raises:
         XmkdError: As `fit`.
@@ -102,10 +106,42 @@ def crossval(experiment: Experiment) -> Run:
         _require_classes(plan(fold.data), fold)
     study = plan(whole.data)
     parent = Run(Path(experiment.runs) / experiment.name / f"cv{experiment.data.folds}-{runs.run_id(whole, study)}")
-    done = [fit(fold, parent.folder / f"fold_{k}") for k, fold in enumerate(folds)]
+    places = [parent.folder / f"fold_{k}" for k in range(len(folds))]
+    if runs.is_first_process() and not (experiment.resume == "auto" and all(Run(p).finished for p in places)):
+        (parent.folder / "audit.csv").unlink(missing_ok=True)  # of models that will be replaced
+    done = [fit(fold, place) for fold, place in zip(folds, places, strict=True)]
     if runs.is_first_process():
         results.join_folds(parent, whole, study, done)
+    _audit(parent, done, whole, study)
     return parent
+
+
+def rescore(run: Run, experiment: Experiment, changes: Sequence[Change]) -> list[pd.DataFrame]:
+    """Test predictions of a finished run from changed pictures: a table for each change.
+
+    Raises:
+        XmkdError: The run has no checkpoint, or its data can't be read.
+    """
+    data, method = _build(experiment, plan(experiment.data), restored=True)
+    method.load_state_dict(_load(_selected(experiment, run))["state_dict"])
+    trainer = _trainer(experiment, run, loggers=[])
+    tables = []
+    for change in changes:
+        data.datasets[data.evaluated].change = change
+        tables.append(_scored(trainer, method, data, "test"))
+    return tables
+
+
+def _audit(parent: Run, folds: list[Run], experiment: Experiment, study: Study) -> None:
+    """The audit by masks, where it applies and isn't there yet; the cross-validation stands without it."""
+    from xmkd import audit
+
+    if (parent.folder / "audit.csv").is_file() or not audit.applies(experiment, study):
+        return
+    try:
+        audit.audit(parent, folds, experiment, study)
+    except XmkdError as error:
+        warnings.warn(f"no shortcut audit: {error}", stacklevel=2)
 
 
 def _train(
@@ -116,25 +152,29 @@ def _train(
     if runs.is_first_process():
         truncate(run.metrics, step)
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
-    trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+    with suppress(SystemExit):  # Lightning's answer to Ctrl-C and SIGTERM, after the latter with code 0
+        trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
     _finish_wandb(experiment)
-    if trainer.state.status != TrainerStatus.FINISHED:  # Lightning returns quietly after SIGTERM
-        raise RunError("training was interrupted", where=run.folder, fixes=("the same command goes on from here",))
+    if trainer.state.status != TrainerStatus.FINISHED:
+        raise Interrupted(run.folder)
     _predict(trainer, method, data, _selected(experiment, run), EVALUATED, run)
     if trainer.is_global_zero:
         results.evaluate(run, experiment, study, run)
     trainer.strategy.barrier()
 
 
-def _build(experiment: Experiment, study: Study) -> tuple[UnpairedDataModule, Method]:
-    """The data, and the method with the weights that the seed gives."""
+def _build(experiment: Experiment, study: Study, *, restored: bool) -> tuple[UnpairedDataModule, Method]:
+    """The data, and the method with the weights that the seed gives, or with any where a checkpoint holds them."""
     seed_everything(experiment.seed, workers=False, verbose=False)
     kind = METHODS[experiment.method_name]
     data = UnpairedDataModule(experiment.data, study, seed=experiment.seed, evaluated=kind.evaluates)
     data.setup()
     counts = data.study.streams[kind.evaluates].class_counts("train")
     task = Task(tuple(counts), tuple(counts.values()), data.shape(kind.evaluates))
-    method = kind(experiment.method, task, experiment.optim)  # type: ignore[call-arg, arg-type]  # methods add settings
+    settings = experiment.method
+    if restored and hasattr(settings, "weights"):
+        settings = replace(settings, weights="none")  # nothing to download, and the file may be gone by now
+    method = kind(settings, task, experiment.optim)  # type: ignore[call-arg, arg-type]  # methods add settings
     method.log_every = experiment.trainer.log_every_n_steps
     return data, method
 
@@ -200,11 +240,16 @@ def _predict(
     for side in sides:
         if not (data.study.streams[data.evaluated].table["side"] == side).any():
             continue
-        data.tested = side
-        trainer.test(method, datamodule=data, verbose=False)
-        if trainer.is_global_zero and method.predictions is not None:
-            table = results.prediction_table(data.study.streams[data.evaluated], method.predictions, data.data.fold)
+        table = _scored(trainer, method, data, side)
+        if trainer.is_global_zero:
             write_table(target.folder / f"predictions_{side}.csv", table)
+
+
+def _scored(trainer: Trainer, method: Method, data: UnpairedDataModule, side: Side) -> pd.DataFrame:
+    data.tested = side
+    trainer.test(method, datamodule=data, verbose=False)
+    assert method.predictions is not None
+    return results.prediction_table(data.study.streams[data.evaluated], method.predictions, data.data.fold)
 
 
 def _selected(experiment: Experiment, run: Run) -> Path:

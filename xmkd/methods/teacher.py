@@ -10,6 +10,8 @@ Resonance Images", ISBI 2023, arXiv 2307.02000, which leaves the network and its
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,12 +66,11 @@ class Teacher(Method):
         self.binary = len(task.classes) == 2
         self.is_clip = len(task.shape) == 4
         kind = ClipClassifier if self.is_clip else ImageClassifier
-        self.net: ClipClassifier | ImageClassifier = kind(
-            settings.backbone,
-            1 if self.binary else len(task.classes),
-            pretrained=settings.weights in {"imagenet", "kinetics"},
-            drop_rate=settings.drop_rate,
-        )
+        outputs = 1 if self.binary else len(task.classes)
+        self.net: ClipClassifier | ImageClassifier
+        with _downloading(settings.weights):
+            pretrained = settings.weights in {"imagenet", "kinetics"}
+            self.net = kind(settings.backbone, outputs, pretrained=pretrained, drop_rate=settings.drop_rate)
         if settings.weights not in {"none", "imagenet", "kinetics"}:
             load_weights(self.net, Path(settings.weights))
         weight = balanced_weights(task.counts) if settings.loss != "plain" else torch.ones(len(task.classes))
@@ -146,6 +147,21 @@ def _backbone_problems(settings: TeacherSettings, view: str) -> list[str]:
     if (settings.weights == "imagenet" and clip) or (settings.weights == "kinetics" and name != "r2plus1d_18"):
         problems.append(f"method.weights: there are no {settings.weights!r} weights of {name!r}")
     return problems
+
+
+@contextmanager
+def _downloading(weights: str) -> Iterator[None]:
+    """Turn whatever a download dies of into one message."""
+    try:
+        yield
+    except Exception as error:
+        if weights not in {"imagenet", "kinetics"}:
+            raise
+        raise ConfigError(
+            f"the {weights} weights can't be had: {str(error).splitlines()[0]}",
+            where="method.weights",
+            fixes=("load them on a machine with internet and name the file: method.weights=PATH", "use none"),
+        ) from error
 
 
 def load_weights(net: torch.nn.Module, path: Path) -> None:
