@@ -257,7 +257,10 @@ def _labels(mask: Array) -> NDArray[np.uint8]:
     """Class indices of a mask as stored: 0 and 255 mean 0 and 1."""
     values = set(np.unique(mask).tolist())
     if not values <= set(range(256)):
-        raise ReadError(f"a mask must hold whole numbers from 0 to 255, not {min(values)} to {max(values)}")
+        raise ReadError(
+            f"a mask must hold whole numbers from 0 to 255, not {min(values)} to {max(values)}",
+            fixes=("save class numbers in it", "empty the mask cell of its row"),
+        )
     labels = mask.astype(np.uint8)
     return np.minimum(labels, 1) if values <= {0, 255} else labels
 

@@ -143,11 +143,18 @@ def _table(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
     from xmkd.data.sources import SOURCES
 
     if not source.is_dir():
-        raise ManifestError("there is no such folder to index", where=source, fixes=("name the folder of the images",))
+        raise ManifestError(
+            "there is no such folder to index",
+            where=source,
+            fixes=("name the folder of the images", "correct its path"),
+        )
     skipped: Skipped = []
     if card.indexer is not None:
         if card.indexer not in SOURCES:
-            raise ManifestError(f"the card's indexer {card.indexer!r} is unknown" + nearest(card.indexer, SOURCES))
+            raise ManifestError(
+                f"the card's indexer {card.indexer!r} is unknown" + nearest(card.indexer, SOURCES),
+                fixes=("correct it in the card", "leave it out, for a set without a layout of its own"),
+            )
         table = SOURCES[card.indexer](source)
     else:
         dicom, skipped = dicom_rows(source, card)
@@ -317,7 +324,9 @@ def _root_warnings(table: pd.DataFrame, source: Path, card: Card, card_file: Pat
 def _join(table: pd.DataFrame, file: Path, on: str, card: Card) -> tuple[list[str], list[str], list[str]]:
     """Add the columns of a label table in place; return what did not match, and hints."""
     if not file.is_file():
-        raise ManifestError("there is no such table of labels", where=file, fixes=("name a CSV file",))
+        raise ManifestError(
+            "there is no such table of labels", where=file, fixes=("correct its name", "leave out --labels")
+        )
     given = read_table(file)
     if on not in given.columns:
         raise ManifestError(

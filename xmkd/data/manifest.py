@@ -189,7 +189,11 @@ def load_card(path: Path | str) -> Card:
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ManifestError(f"can't read the card as YAML: {error}", where=file) from error
+        raise ManifestError(
+            f"can't read the card as YAML: {error}",
+            where=file,
+            fixes=("correct its indentation, quotes and brackets", "copy one of data_manifests/*.yaml"),
+        ) from error
     problems: list[str] = []
     card = bind(Card, tree, "", problems)
     if card is not None:

@@ -18,6 +18,7 @@ from xmkd.errors import ConfigError, ReadError
 CODE_VERSION = 2  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
 
 Array = NDArray[np.generic]
+_WAYS = ("export the image again from its source", SKIP)
 
 
 @dataclass(frozen=True)
@@ -124,20 +125,23 @@ def prepare_mask(mask: Array, prepared: Prepared) -> Array:
 
 def _check_values(array: Array) -> None:
     if array.size == 0:
-        raise ReadError("the image is empty")
+        raise ReadError("the image is empty", fixes=_WAYS)
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
         raise ReadError(
             f"the image holds {count} values that are NaN or infinite",
-            fixes=("export the image again from its source", SKIP),
+            fixes=_WAYS,
         )
     if array.min() == array.max():
-        raise ReadError(f"every pixel of the image has the same value ({array.flat[0]})")
+        raise ReadError(f"every pixel of the image has the same value ({array.flat[0]})", fixes=_WAYS)
 
 
 def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
     if image.kind == "volume":
-        raise ReadError("a volume was given where an ultrasound image or clip was expected")
+        raise ReadError(
+            "a volume was given where an ultrasound image or clip was expected",
+            fixes=("correct its modality in the manifest", SKIP),
+        )
     frames = image.array if image.kind == "clip" else image.array[:, None]  # (C, T, H, W)
     if prep.frames is not None and image.kind == "clip":
         frames = frames[:, np.linspace(0, frames.shape[1] - 1, prep.frames).round().astype(int)]
@@ -154,7 +158,10 @@ def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
 
 def _mri(image: Image, prep: MriPrep) -> Prepared:
     if image.kind != "volume":
-        raise ReadError(f"an {image.kind} was given where an MR volume was expected")
+        raise ReadError(
+            f"{'an' if image.kind == 'image' else 'a'} {image.kind} was given where an MR volume was expected",
+            fixes=("correct its modality in the manifest", SKIP),
+        )
     source = mri.grid_of(image, needed=prep.spacing_mm is not None)
     volumes = [mri.to_itk(channel, source) for channel in image.array]
     if prep.n4:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from xmkd.data.manifest import read_table
-from xmkd.data.sources.layout import copy_table, no_layout
+from xmkd.data.sources.layout import OTHER_FILE, copy_table, no_layout
 from xmkd.errors import ManifestError
 
 LIST = "training_set_pixel_size_and_HC.csv"
@@ -40,7 +40,7 @@ def index(root: Path) -> pd.DataFrame:
     table = read_table(root / LIST)
     wanted = {"filename", "head circumference (mm)"}
     if not wanted <= set(table.columns):
-        raise ManifestError(f"expected the columns {', '.join(sorted(wanted))}", where=root / LIST)
+        raise ManifestError(f"expected the columns {', '.join(sorted(wanted))}", where=root / LIST, fixes=OTHER_FILE)
     names = table["filename"].str.removesuffix(".png")
     masks = pd.Series([None] * len(names), dtype=object)
     return _rows(names, [f"training_set/{name}.png" for name in names], masks, table["head circumference (mm)"])
@@ -66,5 +66,5 @@ def _rows(names: pd.Series, paths: list[str], masks: pd.Series, circumference: p
 def _examination(name: str) -> str:
     match = re.fullmatch(r"(\d+)_\d*HC", name)
     if match is None:
-        raise ManifestError(f"{name!r} is not of the form NNN_HC or NNN_2HC")
+        raise ManifestError(f"{name!r} is not of the form NNN_HC or NNN_2HC", fixes=OTHER_FILE)
     return match[1]

@@ -11,6 +11,7 @@ from xmkd.data.manifest import read_table
 from xmkd.errors import ManifestError
 
 COPY_INDEX = "index.csv"
+OTHER_FILE = ("name the folder of this set", "get the set again from its source (see its card)")
 
 
 def copy_table(root: Path, columns: Sequence[str]) -> pd.DataFrame | None:
@@ -25,7 +26,8 @@ def copy_table(root: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     table = read_table(file)
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise ManifestError(f"index.csv has no column {missing[0]!r}: it belongs to another set", where=file)
+        what = f"index.csv has no column {missing[0]!r}: it belongs to another set"
+        raise ManifestError(what, where=file, fixes=OTHER_FILE)
     return table
 
 

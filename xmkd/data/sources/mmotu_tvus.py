@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xmkd.data.sources.layout import copy_table, existing, no_layout
+from xmkd.data.sources.layout import OTHER_FILE, copy_table, existing, no_layout
 from xmkd.errors import ManifestError
 
 CLASSES = [
@@ -58,7 +58,9 @@ def _original(root: Path, base: str) -> pd.DataFrame:
             if not words:
                 continue
             if len(words) != 2 or not Path(words[0]).stem.isdigit() or words[1] not in map(str, range(len(CLASSES))):
-                raise ManifestError(f"expected `N.JPG CLASS`, got {line!r}", where=f"{file}, line {number}")
+                raise ManifestError(
+                    f"expected `N.JPG CLASS`, got {line!r}", where=f"{file}, line {number}", fixes=OTHER_FILE
+                )
             names.append(words[0])
             classes.append(CLASSES[int(words[1])])
     numbers = pd.Series([int(Path(name).stem) for name in names])

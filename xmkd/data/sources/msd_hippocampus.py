@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xmkd.data.sources.layout import copy_table, existing, no_layout, visible
+from xmkd.data.sources.layout import OTHER_FILE, copy_table, existing, no_layout, visible
 from xmkd.errors import ManifestError
 
 
@@ -43,7 +43,7 @@ def _listed(root: Path, base: str) -> list[tuple[str, str | None]]:
         labelled = [(_path(base, case["image"]), _path(base, case["label"])) for case in content["training"]]
         return [*labelled, *((_path(base, image), None) for image in content.get("test", []))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ManifestError(f"can't read the list of cases: {error!r}", where=file) from error
+        raise ManifestError(f"can't read the list of cases: {error!r}", where=file, fixes=OTHER_FILE) from error
 
 
 def _found(root: Path, base: str) -> list[tuple[str, str | None]]:

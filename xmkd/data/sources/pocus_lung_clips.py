@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from xmkd.data.manifest import read_table
-from xmkd.data.sources.layout import copy_table, no_layout, visible
+from xmkd.data.sources.layout import OTHER_FILE, copy_table, no_layout, visible
 from xmkd.errors import ManifestError
 
 CLASSES = ["regular", "covid19", "pneumonia"]
@@ -52,7 +52,7 @@ def _original(root: Path, base: str) -> pd.DataFrame:
     table = read_table(file)
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
-        raise ManifestError(f"the metadata have no column {missing[0]!r}", where=file)
+        raise ManifestError(f"the metadata have no column {missing[0]!r}", where=file, fixes=OTHER_FILE)
     videos = {p.stem: p.relative_to(root).as_posix() for p in visible(root / base / "pocus_videos", "*/*")}
     free = table["License"].str.fullmatch(r"CC[ -]BY[ -]\d\.\d", na=False)
     table = table[free & table["Filename"].isin(videos)].drop_duplicates("Filename").reset_index(drop=True)
