@@ -28,6 +28,7 @@ from xmkd.files import write_table
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
 from xmkd.metrics_log import MetricsCsv, truncate
+from xmkd.reporting.report import write_or_warn
 from xmkd.runs import Run
 
 
@@ -54,6 +55,8 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
             runs.prepare(run, experiment, record)
             results.write_skipped(run, data.skipped)
         _train(experiment, study, run, trainer, data, method)
+        if record:
+            write_or_warn(run, experiment, study)
     return run
 
 
@@ -89,6 +92,7 @@ def test(run: Run, overrides: list[str]) -> Run:
                 runs.write_record(target, experiment, {**record, **runs.data_record(study)})
             results.write_skipped(target, data.skipped)
             results.evaluate(target, experiment, study, run)
+            write_or_warn(target, experiment, study)
     return target
 
 
@@ -113,6 +117,8 @@ def crossval(experiment: Experiment) -> Run:
     if runs.is_first_process():
         results.join_folds(parent, whole, study, done)
     _audit(parent, done, whole, study)
+    if runs.is_first_process():
+        write_or_warn(parent, whole, study)
     return parent
 
 

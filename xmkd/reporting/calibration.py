@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from xmkd.errors import EvaluationError
 from xmkd.evaluation.calibration import Calibration, calibration
 from xmkd.reporting import figures
@@ -17,22 +19,36 @@ def assessed(evidence: Evidence) -> Section:
     if not evidence.binary:
         section.blocks.append(Text("Calibration is assessed for two classes; this model has more."))
         return section
-    fitted = evidence.calibrator
+    table = _recalibrated(evidence)
     try:
         raw = calibration(evidence.table)
-        mended = None if fitted is None else calibration(fitted.apply_table(evidence.table))
+        mended = None if table is None else calibration(table)
     except EvaluationError as error:
         section.blocks.append(Text(f"Calibration can't be assessed: {error.what}."))
         return section
-    if fitted is None:
-        why = "out-of-fold scores may not recalibrate themselves" if evidence.crossval else "there is no recalibration"
-        section.blocks.append(Text(f"The scores are shown as the model gives them: {why}."))
-    section.blocks += [
-        _table(evidence, raw, mended),
-        _curve(evidence, raw, mended),
-        _net_benefit(evidence, mended or raw, recalibrated=mended is not None),
-    ]
+    if mended is None:
+        section.blocks.append(Text("The scores are shown as the model gives them: nothing recalibrates them."))
+    elif evidence.crossval:
+        section.blocks.append(Text("Recalibrated: each fold's scores by that fold's own validation patients."))
+    section.blocks.append(_table(evidence, raw, mended))
+    if raw.curve["low"].notna().any():
+        section.blocks.append(_curve(evidence, raw, mended))
+    else:
+        section.blocks.append(Text("There are too few patients for a calibration curve."))
+    section.blocks.append(_net_benefit(evidence, mended or raw, recalibrated=mended is not None))
     return section
+
+
+def _recalibrated(evidence: Evidence) -> pd.DataFrame | None:
+    """The predictions after the recalibration that validation patients set; None where there is none."""
+    if evidence.calibrator is not None:
+        return evidence.calibrator.apply_table(evidence.table)
+    fitted = [part.calibrator for part in evidence.folds]
+    if not fitted or None in fitted:
+        return None
+    tables = [evidence.table[evidence.table["fold"] == k] for k in range(len(fitted))]
+    parts = [f.apply_table(table) for f, table in zip(fitted, tables, strict=True) if f is not None]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _table(evidence: Evidence, raw: Calibration, mended: Calibration | None) -> Table:
@@ -62,7 +78,7 @@ def _curve(evidence: Evidence, raw: Calibration, mended: Calibration | None) -> 
         axes.legend(loc="best")
     caption = (
         "Observed share of positives by score: a logistic regression on a restricted cubic spline, over the middle "
-        f"95 % of the scores. {BAND if raw.curve['low'].notna().any() else NO_BAND}"
+        f"95 % of the scores. {BAND}"
     )
     alt = f"Calibration curve, slope {raw.slope.value:.2f}, intercept {raw.intercept.value:.2f} as predicted"
     return Figure(drawing.src, "Calibration curve", alt, caption, evidence.source)
@@ -77,7 +93,8 @@ def _net_benefit(evidence: Evidence, found: Calibration, *, recalibrated: bool) 
         axes.plot(table["threshold"], table["treat_none"], ":", color=figures.GREY, linewidth=1.2, label="treat none")
         figures.band(axes, table["threshold"], table["low"], table["high"])
         axes.plot(table["threshold"], table["model"], color=figures.BLUE, label="model")
-        axes.set(xlim=(0, 1), ylim=(-0.25 * prevalence, 1.1 * prevalence))
+        lowest = max(-prevalence, min(-0.2 * prevalence, 1.1 * float(table["model"].min())))
+        axes.set(xlim=(0, 1), ylim=(lowest, 1.1 * prevalence))
         axes.set(xlabel="risk from which one would act", ylabel="net benefit")
         axes.legend(loc="upper right")
     scores = "recalibrated scores" if recalibrated else "scores as predicted"

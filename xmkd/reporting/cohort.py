@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from typing import cast
 
 from xmkd.data.streams import Stream
 from xmkd.reporting.blocks import Block, Flow, Points, Section, Table, Text, public
 from xmkd.reporting.evidence import Evidence, disjoint_by_hash
+from xmkd.reporting.overview import SPACE
 
 SIDE_NAMES = {"train": "Training", "val": "Validation", "calib": "Calibration", "test": "Test"}
 
@@ -98,37 +100,45 @@ def _skipped(evidence: Evidence) -> list[Block]:
 
 
 def _sides(evidence: Evidence) -> Table:
-    """Patients, samples and classes of each side; of each fold in a cross-validation."""
+    """Patients, samples and classes of each side; in a cross-validation a row for each fold."""
+    parts = [part for part in (evidence.folds or [evidence]) if part.stream is not None]
+    streams = [evidence.read(cast(Stream, part.stream)) for part in parts]
+    source = "the manifest and config.yaml"
+    if evidence.folds:
+        present = [side for side in SIDE_NAMES if any((s.table["side"] == side).any() for s in streams)]
+        rows = [[str(part.experiment.data.fold)] for part in parts]
+        for row, stream in zip(rows, streams, strict=True):
+            for side in present:
+                patients = stream.table.loc[stream.table["side"] == side, "patient_id"].nunique()
+                classes = ", ".join(f"{name}{SPACE}{n:,}" for name, n in stream.class_counts(side).items())
+                row.append(f"{patients:,} patients: {classes}")
+        caption = "Patients and samples of each class on each side of each fold, planned anew from the manifest."
+        return Table(["fold", *(SIDE_NAMES[side].lower() for side in present)], rows, caption, source)
     rows = []
-    for part in evidence.folds or [evidence]:
-        if part.stream is None:
-            continue
-        stream = evidence.read(part.stream)
-        prefix = f"fold {part.experiment.data.fold}, " if evidence.folds else ""
-        for side, title in SIDE_NAMES.items():
-            here = stream.table[stream.table["side"] == side]
-            if len(here):
-                counts = stream.class_counts(side)
-                cells = [str(here["patient_id"].nunique()), str(len(here)), *(str(n) for n in counts.values())]
-                rows.append([prefix + (title.lower() if prefix else title), *cells])
-    header = ["side", "patients", "samples", *evidence.classes]
+    for side, title in SIDE_NAMES.items():
+        here = streams[0].table[streams[0].table["side"] == side]
+        if len(here):
+            counts = streams[0].class_counts(side).values()
+            rows.append([title, *(f"{n:,}" for n in (here["patient_id"].nunique(), len(here), *counts))])
     caption = "Patients, samples and samples of each class on each side, planned anew from the manifest."
-    return Table(header, rows, caption, "the manifest and config.yaml")
+    return Table(["side", "patients", "samples", *evidence.classes], rows, caption, source)
 
 
 def _disjoint(evidence: Evidence) -> list[Block]:
-    rows = []
-    for part in evidence.folds or [evidence]:
-        if part.study is None:
-            continue
-        prefix = f"fold {part.experiment.data.fold}: " if evidence.folds else ""
-        present = [side for side in SIDE_NAMES if part.study.patients(side)]
-        for a, b in combinations(present, 2):
-            shared = len(part.study.patients(a) & part.study.patients(b))
-            rows.append([f"{prefix}{SIDE_NAMES[a].lower()} and {SIDE_NAMES[b].lower()}", str(shared)])
+    """Patients on two sides, for each pair of sides; in a cross-validation a row for each fold."""
+    studies = [part.study for part in (evidence.folds or [evidence]) if part.study is not None]
+    pairs = [
+        pair for pair in combinations(SIDE_NAMES, 2) if all(any(s.patients(side) for s in studies) for side in pair)
+    ]
+    counts = [[str(len(study.patients(a) & study.patients(b))) for a, b in pairs] for study in studies]
+    names = [f"{SIDE_NAMES[a].lower()} and {SIDE_NAMES[b].lower()}" for a, b in pairs]
     caption = "Patients that two sides share, over all streams, counted anew for this report. Every count must be 0."
-    table = Table(["sides", "patients on both"], rows, caption, "the manifests and config.yaml")
-    return [table, *_by_hash(evidence)]
+    source = "the manifests and config.yaml"
+    if evidence.folds:
+        rows = [[str(k), *row] for k, row in enumerate(counts)]
+        return [Table(["fold", *names], rows, caption, source), *_by_hash(evidence)]
+    rows = [[name, n] for name, n in zip(names, counts[0], strict=True)]
+    return [Table(["sides", "patients on both"], rows, caption, source), *_by_hash(evidence)]
 
 
 def _by_hash(evidence: Evidence) -> list[Block]:
@@ -137,8 +147,8 @@ def _by_hash(evidence: Evidence) -> list[Block]:
         hashed = disjoint_by_hash(part)
         if isinstance(hashed, str):
             return [Text(f"Patients can't be compared with those of earlier runs: {public(hashed)}.")]
-        prefix = f"fold {part.experiment.data.fold}: " if evidence.folds else ""
-        rows += [[prefix + public(name), str(looked), str(shared)] for name, shared, looked in hashed]
+        prefix = f"fold {part.experiment.data.fold}, " if evidence.folds else ""
+        rows += [[prefix + public(name), f"{looked:,}", f"{shared:,}"] for name, shared, looked in hashed]
     caption = (
         "Evaluated patients among those that this run, or a run whose weights it starts from, was fitted on, by keyed "
         "hash. The last column must be 0."

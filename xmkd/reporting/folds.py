@@ -74,7 +74,7 @@ def _table(evidence: Evidence, names: list[str]) -> Table:
     rows = []
     for number, part in enumerate(evidence.folds):
         here: pd.DataFrame = evidence.table[evidence.table["fold"] == number]
-        cells = [str(number), str(here["patient_id"].nunique()), str(len(here))]
+        cells = [str(number), f"{here['patient_id'].nunique():,}", f"{len(here):,}"]
         if evidence.binary and evidence.threshold is not None:
             cells.append(f"{(here['label'] == 1).mean():.3f}")
         cells += [with_bounds(part.intervals[name]) for name in names]

@@ -76,6 +76,8 @@ def mistakes(evidence: Evidence) -> Section:
         "Grad-CAM, brighter where the last feature map spoke for the model's wrong answer; each map is scaled to its "
         "own maximum and can show no more than its few places."
     )
+    if evidence.stream.config.view == "clip":
+        caption += " Of a clip the middle frame is shown; the first number of places is over time."
     if evidence.binary:
         caption += f" The score is the model's probability of {evidence.classes[1]}."
     section.blocks.append(Text("These are patients' pictures: this file must stay with the run folder."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xmkd.evaluation.statistics import TOO_FEW, Interval
+from xmkd.evaluation.statistics import MIN_PATIENTS, TOO_FEW, Interval
 from xmkd.reporting.blocks import Points, Section, Table, Text, public
 from xmkd.reporting.evidence import Evidence, disjoint_by_hash
 
@@ -49,7 +49,9 @@ def cards(evidence: Evidence) -> list[tuple[str, str, str]]:
     """Name, value and interval of the figures in large type."""
     wanted = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
     found = [name for name in wanted if name in evidence.intervals]
-    return [(metric_name(n), f"{evidence.intervals[n].value:.3f}", bounds(evidence.intervals[n])) for n in found[:3]]
+    within = ", within folds" if evidence.crossval and evidence.binary else ""
+    names = {n: metric_name(n) + (within if n == "auroc" else "") for n in found[:3]}
+    return [(name, f"{evidence.intervals[n].value:.3f}", bounds(evidence.intervals[n])) for n, name in names.items()]
 
 
 def headline(evidence: Evidence) -> Section:
@@ -57,7 +59,7 @@ def headline(evidence: Evidence) -> Section:
     section = Section("summary", "Result")
     section.blocks.append(Text(_sentence(evidence)))
     rows = [
-        [metric_name(name), f"{i.value:.3f}", bounds(i), str(i.n), str(i.patients), i.method, i.note]
+        [metric_name(name), f"{i.value:.3f}", bounds(i), f"{i.n:,}", f"{i.patients:,}", i.method, i.note]
         for name, i in evidence.intervals.items()
         if "/" not in name or name.startswith("patient/")
     ]
@@ -72,7 +74,7 @@ def facts(evidence: Evidence) -> list[list[str]]:
     """Name and value of what the figures rest on."""
     table = evidence.table
     rows = [["Predictions of", SIDES.get(evidence.side, evidence.side)]]
-    rows.append(["Samples, patients", f"{len(table)} samples of {table['patient_id'].nunique()} patients"])
+    rows.append(["Samples, patients", f"{len(table):,} samples of {table['patient_id'].nunique():,} patients"])
     if evidence.stream is not None:
         rows.append(["A patient is", evidence.stream.manifest.card.grouping])
     rows.append(["Prevalence" if evidence.binary else "Classes", prevalence(evidence)])
@@ -94,7 +96,7 @@ def prevalence(evidence: Evidence) -> str:
     positive = table[table["label"] == 1]
     patients, share = table["patient_id"].nunique(), 100 * len(positive) / len(table)
     return (
-        f"{share:.1f} % of samples are {evidence.classes[1]} ({len(positive)} of {len(table)}); "
+        f"{share:.1f} % of samples are {evidence.classes[1]} ({len(positive):,} of {len(table):,}); "
         f"{positive['patient_id'].nunique()} of {patients} patients have such a sample"
     )
 
@@ -146,8 +148,12 @@ def _leaks(evidence: Evidence) -> list[str]:
 
 def _figures(evidence: Evidence) -> list[str]:
     found = []
-    few = {i.note.split(";")[0] for i in evidence.intervals.values() if i.note.startswith(TOO_FEW)}
-    found += [f"{text[0].upper()}{text[1:]}: no interval is given." for text in sorted(few)]
+    few = [metric_name(name) for name, i in evidence.intervals.items() if i.note.startswith(TOO_FEW)]
+    if few:
+        more = f" and {len(few) - 4} further figures" if len(few) > 4 else ""
+        found.append(
+            f"Too few patients for an interval of {', '.join(few[:4])}{more}: {MIN_PATIENTS} are needed in each class."
+        )
     for name, interval in evidence.intervals.items():
         parts = [p.strip() for p in interval.note.split(";")]
         found += [f"{metric_name(name)}: {p.replace('warning, ', '')}." for p in parts if "warning" in p]
@@ -216,18 +222,22 @@ def _sentence(evidence: Evidence) -> str:
     if evidence.crossval and evidence.binary:
         target += " (pairs of the same fold)"
     limit = "" if interval.low is None else f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
+    name = "AUROC" if evidence.binary else "macro AUROC (mean over the classes, each against the rest)"
     return (
-        f"On {interval.n} samples of {interval.patients} patients the {metric_name(key)}{target} is "
+        f"On {interval.n:,} samples of {interval.patients:,} patients the {name}{target} is "
         f"{interval.value:.3f}{limit}."
     )
 
 
 def _recalibration(evidence: Evidence) -> str:
     fitted = evidence.calibrator
+    if evidence.folds and all(part.calibrator for part in evidence.folds):
+        return "each fold by its own validation patients (see “Calibration and net benefit”); not in these figures"
     if fitted is None:
         return "none"
     numbers = f"slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}"
-    return f"{fitted.method.capitalize()} scaling ({numbers}), from {fitted.samples} samples kept apart from test"
+    name, origin = fitted.method.capitalize(), f"from {fitted.samples:,} samples kept apart from test"
+    return f"{name} scaling ({numbers}), {origin}; not in these figures"
 
 
 def _sources() -> str:

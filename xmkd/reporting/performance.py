@@ -15,6 +15,7 @@ from xmkd.evaluation.statistics import Interval
 from xmkd.reporting import figures
 from xmkd.reporting.blocks import Figure, Matrix, Section, Table, Text
 from xmkd.reporting.evidence import Evidence
+from xmkd.reporting.figures import HEIGHT
 from xmkd.reporting.overview import metric_name, with_bounds
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def operating_point(evidence: Evidence) -> Section:
         matrix_block = Matrix(evidence.classes, counts, caption, evidence.source)
         return Section("operating-point", "Confusion matrix", [matrix_block])
     section = Section("operating-point", "At the operating point")
-    section.blocks.append(Text(f"{str(evidence.threshold).capitalize()}."))
+    chosen = str(evidence.threshold)
+    section.blocks.append(Text(f"{chosen[0].upper()}{chosen[1:]}."))
+    if evidence.crossval:
+        section.blocks.append(Text("One threshold for all folds: out-of-fold test scores may not choose their own."))
     caption = "Samples by truth and call at the operating point; percent of the true class."
     section.blocks.append(Matrix(evidence.classes, counts, caption, evidence.source))
     rows = [
@@ -169,7 +173,7 @@ def _scores(evidence: Evidence) -> Figure:
 
 def _one_against_rest(evidence: Evidence) -> Figure:
     table = evidence.table
-    with figures.drawing(4.6) as drawing:
+    with figures.drawing(HEIGHT + 0.18 * len(evidence.classes)) as drawing:
         axes = drawing.axes
         axes.plot([0, 1], [0, 1], color=figures.GREY, linewidth=1, linestyle=":")
         for k, name in enumerate(evidence.classes):
@@ -180,7 +184,7 @@ def _one_against_rest(evidence: Evidence) -> Figure:
             area = evidence.intervals[f"auroc/{name}"].value
             axes.plot(curve["fpr"], curve["tpr"], style, color=colour, label=f"{name} {area:.3f}")
         figures.unit_square(axes, *AXES)
-        drawing.axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=7.5, ncols=2)
+        drawing.axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     caption = "ROC curve of each class against all others, with its AUROC; classes that do not occur are left out."
     alt = f"ROC curves of {len(evidence.classes)} classes, each against the rest"
     return Figure(drawing.src, "ROC curve of each class", alt, caption, evidence.source)
@@ -224,4 +228,4 @@ def _predictive(evidence: Evidence, threshold: float) -> list[tuple[str, Interva
 def _cells(interval: Interval) -> list[str]:
     if interval.n == 0:
         return ["no such sample", "0", "0"]
-    return [with_bounds(interval), str(interval.n), str(interval.patients)]
+    return [with_bounds(interval), f"{interval.n:,}", f"{interval.patients:,}"]
