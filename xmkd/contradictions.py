@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from operator import attrgetter
+from pathlib import Path
 
 from xmkd.binding import nearest
 from xmkd.config import Experiment, StreamConfig
@@ -35,6 +36,8 @@ def contradictions(experiment: Experiment) -> list[str]:
     """A line for each problem."""
     data = experiment.data
     problems = _out_of_range(experiment)
+    if Path(experiment.name).name != experiment.name or experiment.name == "..":
+        problems.append(f"experiment: {experiment.name!r} is to be a folder of its own below runs: no '/', no '..'")
     problems += [
         f"data.streams.{name}: the method {experiment.method_name!r} needs this stream" + nearest(name, data.streams)
         for name in METHODS[experiment.method_name].streams
@@ -72,6 +75,8 @@ def _out_of_range(experiment: Experiment) -> list[str]:
     shares = {key: attrgetter(key)(experiment) for key in SHARES}
     shares |= {f"optim.betas[{i}]": beta for i, beta in enumerate(experiment.optim.betas)}
     problems += [f"{key}: {value} is not in [0, 1)" for key, value in shares.items() if not 0 <= value < 1]
+    if experiment.seed >= 2**32:  # numpy's limit
+        problems.append(f"seed: {experiment.seed} is not below {2**32}")
     if experiment.optim.lr <= 0:
         problems.append(f"optim.lr: {experiment.optim.lr} is not positive")
     if (experiment.trainer.gradient_clip_val or 0) < 0:
