@@ -5,7 +5,6 @@ Found before anything is read or trained, and all at once; what concerns one met
 
 from __future__ import annotations
 
-import math
 from operator import attrgetter
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def contradictions(experiment: Experiment) -> list[str]:
         problems.append(f"data.fold: {data.fold} is not in 0..{data.folds - 1}")
     if not _is_policy(str(experiment.evaluation.operating_point)):
         problems.append(
-            f"evaluation.operating_point: {experiment.evaluation.operating_point!r} is neither a number nor like "
+            f"evaluation.operating_point: {experiment.evaluation.operating_point!r} is neither a probability nor like "
             "'sens>=0.90', 'spec>=0.90' or 'youden'"
         )
     return problems
@@ -94,4 +93,4 @@ def _is_policy(text: str) -> bool:
         number = float(match[2] if match else text)
     except ValueError:
         return text.strip().lower() == "youden"
-    return 0 < number < 1 if match else math.isfinite(number)
+    return 0 < number < 1 if match else 0 <= number <= 1

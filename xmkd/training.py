@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,10 @@ def _train(
     if runs.is_first_process():
         truncate(run.metrics, step)
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
-    with suppress(SystemExit):  # Lightning's answer to Ctrl-C and SIGTERM, after the latter with code 0
+    with (
+        _explained(run),
+        suppress(SystemExit),
+    ):  # Lightning's answer to Ctrl-C and SIGTERM, after the latter with code 0
         trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
     _finish_wandb(experiment)
     if trainer.state.status != TrainerStatus.FINISHED:
@@ -167,6 +170,21 @@ def _train(
     if trainer.is_global_zero:
         results.evaluate(run, experiment, study, run)
     trainer.strategy.barrier()
+
+
+@contextmanager
+def _explained(run: Run) -> Iterator[None]:
+    """What torch refuses only while it trains, although the settings are the cause."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fixes = ("lower batch_size of the streams", "use less per sample: trainer.precision=16-mixed, a smaller size")
+        raise RunError("the memory of the device is full", where=run.folder, fixes=fixes) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        what = "batch normalisation sees a single value per channel: one sample, shrunk to one position"
+        raise RunError(what, where=run.folder, fixes=("raise batch_size above 1", "use larger images")) from error
 
 
 def _build(experiment: Experiment, study: Study, *, restored: bool) -> tuple[UnpairedDataModule, Method]:
