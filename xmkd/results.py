@@ -98,6 +98,8 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
 
 def announce(run: Run) -> None:
     """Print the headline figures, one line each, and where everything is."""
+    from xmkd import audit
+
     if not runs.is_first_process():
         return
     summary = run.summary()
@@ -106,6 +108,9 @@ def announce(run: Run) -> None:
             values = summary["metrics"][name]
             note = f"  ({values['note']})" if values["note"] else ""
             print(f"{summary['side']}/{name} {Interval(**values)}{note}")
+    if (run.folder / "audit.csv").is_file():
+        for line in audit.lines(pd.read_csv(run.folder / "audit.csv")):
+            print(line)
     if summary["threshold"]:
         print(f"operating point: {Threshold(**summary['threshold'])}")
     if (run.folder / SKIPPED).is_file():

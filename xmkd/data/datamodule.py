@@ -6,7 +6,7 @@ the number of loader workers nor on the process that gets it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,8 @@ from xmkd.data.streams import Side, Stream, Study
 from xmkd.errors import ManifestError
 
 Samples = dict[str, Any]
+Change = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.uint8]]
+"""Takes the rows and the pictures of a batch and gives other pictures."""
 
 
 class StreamDataset(Dataset[Samples]):
@@ -37,9 +39,13 @@ class StreamDataset(Dataset[Samples]):
     Args:
         stream: The readable rows.
         pack: The arrays of all planned rows.
+
+    Attributes:
+        change: What is done to every batch of pictures; None leaves them as they are.
     """
 
     def __init__(self, stream: Stream, pack: PackedArray) -> None:
+        self.change: Change | None = None
         self.pack = pack
         self.rows = pack.rows[pack.rows >= 0]
         self.label = torch.from_numpy(stream.label_index())
@@ -54,8 +60,9 @@ class StreamDataset(Dataset[Samples]):
         """A batch; torch's loader calls this instead of asking for samples one by one."""
         row = np.asarray(rows)
         index = np.where(row < 0, ~row, row)
+        image = self.pictures(index)
         return {
-            "image": torch.from_numpy(self.pack.array[self.rows[index]]),  # uint8 (B, C, [T,] H, W)
+            "image": torch.from_numpy(image if self.change is None else self.change(index, image)),
             "label": self.label[index],
             "index": torch.from_numpy(index),
             "valid": torch.from_numpy(row >= 0),
@@ -63,6 +70,10 @@ class StreamDataset(Dataset[Samples]):
             "sample_id": [self.sample_id[i] for i in index],
             "patient_id": [self.patient_id[i] for i in index],
         }
+
+    def pictures(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The prepared arrays of these rows, `(B, C, [T,] H, W)`."""
+        return cast(NDArray[np.uint8], self.pack.array[self.rows[index]])
 
     def __getitem__(self, row: int) -> Samples:
         return self.__getitems__([row])
