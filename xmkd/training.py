@@ -157,11 +157,9 @@ def _train(
     step, data.first_epoch = _progress(checkpoint)
     if runs.is_first_process():
         truncate(run.metrics, step)
+    # SystemExit is Lightning's answer to Ctrl-C and SIGTERM, after the latter with code 0.
     # `weights_only` holds: a checkpoint is tensors and plain values, never code.
-    with (
-        _explained(run),
-        suppress(SystemExit),
-    ):  # Lightning's answer to Ctrl-C and SIGTERM, after the latter with code 0
+    with _explained(run), suppress(SystemExit):
         trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
     _finish_wandb(experiment)
     if trainer.state.status != TrainerStatus.FINISHED:
