@@ -89,8 +89,8 @@ def _design(evidence: Evidence) -> dict[str, str]:
         "goal": f"Classification into {', '.join(evidence.classes)}.",
         "partition": partition,
         "disjoint": "By patient, counted anew in this report and by keyed hash against the runs that it starts from.",
-        "internal": "" if evidence.elsewhere else internal,
-        "external": "Other data than those of training." if evidence.elsewhere else "",
+        "internal": "" if evidence.external else internal,
+        "external": "Another data set than in training." if evidence.external else "",
         "threshold": "" if evidence.threshold is None else f"{str(evidence.threshold).capitalize()}.",
         "recalibration": _recalibration(evidence),
         "uncertainty": "95 % intervals whose unit is the patient: clustered DeLong (AUROC), exact (rates), cluster "

@@ -102,10 +102,22 @@ class Evidence:
         found = (folder / "checkpoints" / name for folder in (self.run.folder, self.run.folder.parent))
         return next((path for path in found if path.is_file()), None)
 
+    @cached_property
+    def trained(self) -> dict[str, Any]:
+        """Provenance of the run that trained the weights: another one's in a folder made by `xmkd test`."""
+        if self.checkpoint is None or self.checkpoint.parents[1] == self.run.folder:
+            return self.provenance
+        return Run(self.checkpoint.parents[1]).provenance()
+
     @property
     def elsewhere(self) -> bool:
-        """Whether these are predictions of other data, made by `xmkd test` with overrides."""
-        return self.checkpoint is not None and self.checkpoint.parents[1] != self.run.folder
+        """Whether the evaluated patients are others than the test patients of the run that trained the weights."""
+        return _hashes(self.trained) != _hashes(self.provenance)
+
+    @property
+    def external(self) -> bool:
+        """Whether the evaluated patients are of another data set than those that trained the weights."""
+        return not _data_sets(self.trained) & _data_sets(self.provenance)
 
     @cached_property
     def weights(self) -> dict[str, Any]:
@@ -195,6 +207,15 @@ def disjoint_by_hash(evidence: Evidence) -> list[tuple[str, int, int]] | str:
 
 def _data_set(evidence: Evidence) -> str:
     return str(evidence.provenance["manifests"][evidence.evaluated]["data_set"])
+
+
+def _hashes(record: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """What a provenance says of the data: the hash of each stream's manifest, and of the split."""
+    return {name: manifest["hash"] for name, manifest in record["manifests"].items()}, record["split"]
+
+
+def _data_sets(record: dict[str, Any]) -> set[str]:
+    return {str(manifest["data_set"]) for manifest in record["manifests"].values()}
 
 
 def _planned(experiment: Experiment) -> tuple[Study | None, str]:

@@ -179,7 +179,7 @@ def _origins(evidence: Evidence) -> list[str]:
         found.append("The commit of the run's code is not known.")
     if evidence.study is None:
         found.append(f"The flow of samples and the split can't be shown: {evidence.study_problem}.")
-    elif not evidence.elsewhere:
+    else:
         for name, stream in evidence.study.streams.items():
             then = record["manifests"].get(name, {}).get("hash")
             if then != stream.manifest.hash:
@@ -187,7 +187,7 @@ def _origins(evidence: Evidence) -> list[str]:
         if record["split"] != evidence.study.split_hash:
             found.append("The split, made anew, is not the one that the run was made from.")
     if evidence.elsewhere:
-        found.append("These are other data than the run's own test patients (xmkd test with overrides).")
+        found.append("The evaluated patients are others than the run's own test patients (xmkd test with overrides).")
     if len(evidence.skipped):
         found.append(f"{len(evidence.skipped)} samples were left out because their files could not be read.")
     return found
@@ -201,10 +201,10 @@ def limits(evidence: Evidence) -> Section:
         items.append("Intervals are conditional on the fitted models of the folds.")
     else:
         items.append("Intervals are conditional on the fitted model: training again, with another seed, gives another.")
-    if not evidence.elsewhere:
+    if not evidence.external:
         items.append(
-            "Test patients come from the same data as the training patients: nothing here shows how the model does at "
-            "another hospital or on another machine."
+            "Test patients come from the same data set as the training patients: nothing here shows how the model does "
+            "at another hospital or on another machine."
         )
     if evidence.binary:
         items.append("Predictive values, calibration and net benefit hold at this set's prevalence.")
