@@ -200,6 +200,10 @@ def test_border_only_by_hand() -> None:
     assert len(set(inner.ravel().tolist())) == 1
     frame = picture[10:90].astype(float).sum() - picture[10 + top : 90 - top, left : 100 - left].astype(float).sum()
     assert inner[0, 0] == round(frame / (80 * 100 - inner.size))
+    mask[40:60, :10] = True
+    found = changed_picture(picture, mask, BORDER)
+    assert len(set(found[40:60, :10].ravel().tolist())) == 1, "a lesion that reaches into the rim is blanked there"
+    assert (found[70:88, :left] == picture[70:88, :left]).all()
 
 
 @pytest.mark.parametrize("condition", [BLANKED, ONLY, BORDER])

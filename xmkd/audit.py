@@ -32,7 +32,7 @@ NOTES = {
     WHOLE: "the pictures as they are",
     BLANKED: "filled with the mean of a ring around it; place, size and outline of the hole still show",
     ONLY: "the mask, a little dilated; all else set to its mean",
-    BORDER: f"a frame of {FRAME:.0%} of each side; all else set to its mean",
+    BORDER: f"a frame of {FRAME:.0%} of each side; all else, and the lesion, set to its mean",
     METADATA: "logistic regression of the mask's area and box, the stored size and the file's size; no pixels",
 }
 

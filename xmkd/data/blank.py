@@ -41,12 +41,12 @@ def changed_picture(picture: Pictures, mask: Masks, condition: str) -> Pictures:
         return picture
     box = np.zeros(mask.shape, bool)
     box[box_of(picture > 0)] = True  # without the black that fills the picture up to the grid
-    if condition == BORDER:
-        kept = box.copy()
-        kept[tuple(_inner(side) for side in box_of(box))] = False
-        return _filled(picture, box & ~kept, kept)
     distance = ndimage.distance_transform_edt(~mask) / max(mask.shape)
     lesion = distance <= MARGIN
+    if condition == BORDER:
+        kept = box & ~lesion  # a lesion may reach into the rim
+        kept[tuple(_inner(side) for side in box_of(box))] = False
+        return _filled(picture, box & ~kept, kept)
     if condition == ONLY:
         return _filled(picture, ~lesion, box & ~lesion)
     return _filled(picture, lesion, box & ~lesion & (distance <= MARGIN + RING))
