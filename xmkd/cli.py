@@ -45,6 +45,7 @@ class On(StrEnum):
 def index(
     source: Annotated[Path, typer.Argument(help="folder with DICOM, NIfTI or image files")],
     card: Annotated[Path, typer.Option(help="the data set's card; the manifest is written beside it")],
+    out: Annotated[Optional[Path], typer.Option(help="another place for the manifest")] = None,  # noqa: UP045
     labels: Annotated[Optional[Path], typer.Option(help="CSV with one label column or more")] = None,  # noqa: UP045
     on: Annotated[On, typer.Option(help="column that the label table is matched on")] = On.patient,
     pseudonymise: Annotated[bool, typer.Option(help="keyed hashes instead of patient ids")] = False,
@@ -53,7 +54,7 @@ def index(
     """Turn a folder of files into a manifest."""
     from xmkd.data.index import index_folder
 
-    report = index_folder(source, card, labels=labels, on=on.value, pseudonymise=pseudonymise, force=force)
+    report = index_folder(source, card, out, labels=labels, on=on.value, pseudonymise=pseudonymise, force=force)
     print(report.text())
 
 
