@@ -117,7 +117,7 @@ class TrainerConfig:
     """Lightning's names with Lightning's meaning; what is not named here keeps Lightning's default."""
 
     max_epochs: int = 10
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
     check_val_every_n_epoch: int = 1
