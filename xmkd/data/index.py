@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,16 +16,14 @@ import pandas as pd
 
 from xmkd.binding import nearest
 from xmkd.data import pseudonyms
-from xmkd.data.manifest import MODALITIES, Card, check_table, data_root, load_card, read_table
-from xmkd.errors import ManifestError, XmkdError
+from xmkd.data.index_dicom import SUFFIXES, Skipped, dicom_rows, row_of, suffix_of
+from xmkd.data.manifest import Card, check_table, data_root, load_card, read_table
+from xmkd.errors import ManifestError
 
-_VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
-SUFFIXES = (*_VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npz", ".npy")
-_VOLUMES = ("mri", "ct")  # modalities whose series of several files is one volume; of others each file is a sample
+__all__ = ["IndexReport", "dicom_rows", "index_folder"]
+
 _TABLE_COLUMNS = ("site", "split", "fold")  # what a table of labels may also bring
 _SHOWN = 20
-
-Skipped = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -121,24 +118,6 @@ def index_folder(
     return IndexReport(target, written, len(table), patients, skipped, unmatched, unlabelled, warnings)
 
 
-def dicom_rows(root: Path, card: Card | None = None) -> tuple[pd.DataFrame, Skipped]:
-    """Index the DICOM files below a folder: a row per MRI or CT series (its folder), else per file.
-
-    Args:
-        root: The folder.
-        card: Its `modality` turns US into tvus and rejects others; its `patient_pattern` goes before the header's id.
-
-    Returns:
-        Rows with sample_id, patient_id, modality, sequence and path, and what was left out.
-    """
-    rows: list[dict[str, str | None]] = []
-    skipped: Skipped = []
-    seen: dict[str, str] = {}
-    for folder in _dicom_folders(root):
-        rows += _folder_rows(folder, root, card, skipped, seen)
-    return pd.DataFrame(rows), skipped
-
-
 def _table(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
     from xmkd.data.sources import SOURCES
 
@@ -171,88 +150,6 @@ def _table(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
     return table, skipped
 
 
-def _dicom_folders(root: Path) -> Iterable[Path]:
-    """Folders that directly hold DICOM files."""
-    from xmkd.data.dicom_header import is_dicom
-
-    for name, folders, files in os.walk(root):
-        folders.sort()
-        folder = Path(name)
-        if any((folder / f).is_file() and not f.startswith(".") and is_dicom(folder / f) for f in files):
-            yield folder
-
-
-def _folder_rows(
-    folder: Path, root: Path, card: Card | None, skipped: Skipped, seen: dict[str, str]
-) -> Iterable[dict[str, str | None]]:
-    from xmkd.data.readers import list_series
-
-    here = folder.relative_to(root).as_posix()
-    try:
-        found = list_series(folder)
-    except XmkdError as error:
-        skipped.append((here, error.what))
-        return
-    for series in found:
-        files = [f for f in series.files if f.parent == folder]
-        if not files:
-            continue  # of a folder below, which has its turn
-        modality = _modality(series.modality, card)
-        volume = series.modality in _VOLUMES and len(files) > 1
-        if modality is None:
-            skipped.append((here, f"series of modality {series.modality or 'unknown'}"))
-        elif volume and len(found) > 1:
-            skipped.append((here, f"{len(found)} series share this folder; put each into a folder of its own"))
-            return
-        elif volume and series.uid in seen:
-            skipped.append((here, f"part of a series that also lies in {seen[series.uid]}; put it into one folder"))
-        else:
-            seen[series.uid] = here
-            for path in [folder] if volume else files:
-                patient = _dicom_patient(files[0] if volume else path, root, card)
-                if patient is None:
-                    skipped.append((path.relative_to(root).as_posix(), "no patient id; give a patient_pattern"))
-                    continue
-                yield _row(path, root, modality, patient, series.description or None)
-
-
-def _modality(found: str | None, card: Card | None) -> str | None:
-    """The manifest's name of a header's modality; None when it is unknown or not the card's."""
-    wanted = None if card is None else card.modality
-    if found == "us" and wanted == "tvus":
-        return "tvus"
-    return found if found in MODALITIES and wanted in (None, found) else None
-
-
-def _dicom_patient(file: Path, root: Path, card: Card | None) -> str | None:
-    import pydicom
-
-    from xmkd.data import dicom_header as header
-
-    if card is not None and card.patient_pattern is not None:
-        match = re.search(card.patient_pattern, file.relative_to(root).as_posix())
-        return match["patient"] if match else None
-    with header.quiet():
-        found = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["PatientID"])
-    return header.text(found, "PatientID") or None
-
-
-def _row(path: Path, root: Path, modality: str, patient: str, sequence: str | None) -> dict[str, str | None]:
-    relative = path.relative_to(root).as_posix()
-    stem = root.resolve().name if relative == "." else relative.removesuffix(_suffix(relative))
-    return {
-        "sample_id": stem.replace("/", "__"),
-        "patient_id": patient,
-        "modality": modality,
-        "sequence": sequence,
-        "path": relative,
-    }
-
-
-def _suffix(name: str) -> str:
-    return next((name[-len(s) :] for s in (*SUFFIXES, ".dcm", ".ima") if name.lower().endswith(s)), "")
-
-
 def _file_rows(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
     """Index the files that are not DICOM."""
     files = sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith(".") and _is_image(p.name))
@@ -271,7 +168,7 @@ def _file_rows(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
         if who is None:
             skipped.append((relative, "the patient_pattern does not fit its path"))
             continue
-        row = _row(file, source, card.modality, who["patient"] or "", who.get("sequence"))
+        row = row_of(file, source, card.modality, who["patient"] or "", who.get("sequence"))
         rows.append(row | {"mask": masks[file], "site": who.get("site")})
     table = pd.DataFrame(rows)
     if not table.empty:  # the same name with two endings in one folder
@@ -295,7 +192,7 @@ def _mask(file: Path, source: Path, card: Card) -> str | None:
     if card.mask_pattern is None:
         return None
     relative = file.relative_to(source)
-    stem = relative.name.removesuffix(_suffix(relative.name))
+    stem = relative.name.removesuffix(suffix_of(relative.name))
     path = card.mask_pattern.format(stem=stem, parent=relative.parent.as_posix())
     return path if path != relative.as_posix() and (source / path).is_file() else None
 
