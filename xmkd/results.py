@@ -194,10 +194,8 @@ def _held_out(run: Run, experiment: Experiment) -> tuple[pd.DataFrame | None, st
     """Predictions that may set threshold and calibration: never those that chose the checkpoint."""
     chosen_on_val = getattr(experiment.method, "select", "last") == "inner_val"
     for side in ("calib",) if chosen_on_val else ("calib", "val"):
-        try:
+        if (run.folder / f"predictions_{side}.csv").is_file():
             return run.predictions(side), ""
-        except RunError:
-            continue
     if chosen_on_val:
         return None, "validation chose the checkpoint, so it can't choose the threshold: set data.split.calib"
     return None, "there are no validation patients: set data.split.val"
@@ -208,7 +206,7 @@ def _threshold(experiment: Experiment, classes: list[str], held_out: pd.DataFram
     if len(classes) != 2:
         return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     try:
-        if held_out is None and not policy.replace(".", "").isdigit():
+        if held_out is None and not thresholds.is_number(policy):
             return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0, f"{policy} refused: {doubt}")
         return thresholds.operating_point(policy, held_out)
     except EvaluationError as error:

@@ -61,14 +61,10 @@ def operating_point(policy: str | float, validation: pd.DataFrame | None = None)
     Raises:
         EvaluationError: The policy is unknown, needs validation predictions, or needs more patients than there are.
     """
-    try:
-        fixed = float(policy)
-    except ValueError:
-        fixed = None
-    if fixed is not None:
-        if not math.isfinite(fixed):
+    if is_number(policy):
+        if not math.isfinite(float(policy)):
             raise _unknown(policy)
-        return Threshold(fixed, "fixed", 0, 0)
+        return Threshold(float(policy), "fixed", 0, 0)
     policy = str(policy).strip().lower()
     match = POLICY.fullmatch(policy)
     if policy != "youden" and match is None:
@@ -89,6 +85,15 @@ def operating_point(policy: str | float, validation: pd.DataFrame | None = None)
     # the mirror image: at most k of n + 1 negative scores may lie above the threshold's lower neighbour
     last_negative = negative[negative.size - _rank(share, negative.size, "negative")]
     return Threshold(float(np.nextafter(last_negative, np.inf)), policy, *sizes)
+
+
+def is_number(policy: str | float) -> bool:
+    """Whether an operating point is a fixed number, which needs no validation patients."""
+    try:
+        float(policy)
+    except ValueError:
+        return False
+    return True
 
 
 def patient_scores(table: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
