@@ -83,6 +83,44 @@ def test_a_pattern_gives_patient_sequence_and_site(tmp_path: Path) -> None:
     assert [name for name, _ in report.skipped] == ["notes.png"]
 
 
+@pytest.mark.parametrize("names", [("P1/left", "P1/right", "P2/left", "P2/right"), ("images/P1", "more/P1")])
+def test_one_folder_name_in_several_places_is_not_taken_for_a_patient(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        picture(tmp_path / "files" / name / "a.png")
+    with pytest.raises(ManifestError, match=f"such as {names[0]} and ") as caught:
+        index(tmp_path)
+    assert "patient_pattern" in caught.value.fixes[0]
+    assert "rename" in caught.value.fixes[1]
+    assert not (tmp_path / "study.csv").exists()
+    card(tmp_path, "modality: tvus\npatient_pattern: '(?P<patient>P[0-9]+)'\n")
+    assert index(tmp_path)[1]["patient_id"].tolist() == [p for name in names for p in ("P1", "P2") if p in name]
+
+
+def test_links_into_a_store_do_not_change_the_patient(study: Path) -> None:
+    (study / "store" / "f3").mkdir(parents=True)
+    for number, file in enumerate(sorted((study / "files").rglob("*.*"))):  # as DVC and git-annex keep their files
+        file.rename(study / "store" / "f3" / f"{number}{file.suffix}")
+        file.symlink_to(study / "store" / "f3" / f"{number}{file.suffix}")
+    table = index(study)[1]
+    assert table["patient_id"].tolist() == ["P1", "P1", "P20"]
+    assert table["path"].tolist() == ["P1/a.png", "P1/b.jpg", "P20/a.png"]
+
+
+def test_a_linked_folder_keeps_its_name_and_root(study: Path) -> None:
+    (study / "files" / "P1").rename(study / "stored")
+    (study / "files" / "P1").symlink_to(study / "stored")
+    report = index_folder(study / "files" / "P1", card(study))
+    table = load(report.path).table
+    assert table["path"].tolist() == ["P1/a.png", "P1/b.jpg"]
+    assert table["patient_id"].unique().tolist() == ["P1"]
+
+
+def test_the_work_folder_can_be_the_patient(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study / "files" / "P1")
+    table = load(index_folder(".", card(study)).path).table
+    assert table["patient_id"].unique().tolist() == ["P1"]
+
+
 def test_masks_are_found_and_are_no_samples(study: Path) -> None:
     picture(study / "files" / "masks" / "P1" / "a.png")
     card(study, "modality: tvus\nmask_pattern: 'masks/{parent}/{stem}.png'\n")

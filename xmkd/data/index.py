@@ -16,7 +16,7 @@ import pandas as pd
 
 from xmkd.binding import nearest
 from xmkd.data import pseudonyms
-from xmkd.data.index_dicom import SUFFIXES, Skipped, dicom_rows, row_of, suffix_of
+from xmkd.data.index_dicom import SUFFIXES, Skipped, dicom_rows, row_of, suffix_of, unlinked
 from xmkd.data.manifest import Card, check_table, data_root, load_card, read_table
 from xmkd.errors import ManifestError
 
@@ -171,10 +171,31 @@ def _file_rows(source: Path, card: Card) -> tuple[pd.DataFrame, Skipped]:
         row = row_of(file, source, card.modality, who["patient"] or "", who.get("sequence"))
         rows.append(row | {"mask": masks[file], "site": who.get("site")})
     table = pd.DataFrame(rows)
+    if not table.empty and card.patient_pattern is None:
+        _check_folder_names(table, source)
     if not table.empty:  # the same name with two endings in one folder
         twice = table["sample_id"].duplicated(keep=False)
         table.loc[twice, "sample_id"] = table.loc[twice, "path"].str.replace("/", "__")
     return table, skipped
+
+
+def _check_folder_names(table: pd.DataFrame, source: Path) -> None:
+    """Refuse one folder name in several places: `left` of P1/left and P2/left would be one patient of two women."""
+    folders = table["path"].map(lambda path: Path(path).parent.as_posix())
+    places = folders.groupby(table["patient_id"]).unique()
+    several = places[places.map(len) > 1]
+    if len(several):
+        first, second = sorted(several.iloc[0])[:2]
+        raise ManifestError(
+            f"the card has no patient_pattern, so that the parent folder of a file is taken for the patient, but "
+            f"{len(several)} folder names occur in several places, such as {first} and {second}",
+            where=source,
+            fixes=(
+                "say in the card which part of the path is the patient: patient_pattern: '^(?P<patient>[^/]+)/' for "
+                "the first folder, '(?P<patient>[^/]+)/[^/]+$' for the last",
+                "rename the folders, so that a name stands for one patient",
+            ),
+        )
 
 
 def _is_image(name: str) -> bool:
@@ -183,7 +204,7 @@ def _is_image(name: str) -> bool:
 
 def _from_path(file: Path, relative: str, card: Card) -> dict[str, str | None] | None:
     if card.patient_pattern is None:
-        return {"patient": file.resolve().parent.name}
+        return {"patient": unlinked(file).parent.name}
     match = re.search(card.patient_pattern, relative)
     return dict(match.groupdict()) if match and match["patient"] else None
 
@@ -200,9 +221,12 @@ def _mask(file: Path, source: Path, card: Card) -> str | None:
 def _root_warnings(table: pd.DataFrame, source: Path, card: Card, card_file: Path, target: Path) -> list[str]:
     """Make the paths start from the card's root where it contains the folder; say so where it does not."""
     warnings = []
-    root = data_root(card, card_file.parent).resolve()
-    if source.resolve().is_relative_to(root):
-        prefix = source.resolve().relative_to(root).as_posix()
+    root = unlinked(data_root(card, card_file.parent))
+    start = unlinked(source)
+    if not start.is_relative_to(root):  # by other names, perhaps: through a link
+        root, start = root.resolve(), start.resolve()
+    if start.is_relative_to(root):
+        prefix = start.relative_to(root).as_posix()
         for column in [c for c in ("path", "mask") if c in table.columns and prefix != "."]:
             table[column] = [f"{prefix}/{p}" if isinstance(p, str) else None for p in table[column]]
         table["path"] = table["path"].str.removesuffix("/.")

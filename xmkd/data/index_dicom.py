@@ -43,7 +43,7 @@ def dicom_rows(root: Path, card: Card | None = None) -> tuple[pd.DataFrame, Skip
 def row_of(path: Path, root: Path, modality: str, patient: str, sequence: str | None) -> dict[str, str | None]:
     """Return the row of a file or of a folder with one volume."""
     relative = path.relative_to(root).as_posix()
-    stem = root.resolve().name if relative == "." else relative.removesuffix(suffix_of(relative))
+    stem = unlinked(root).name if relative == "." else relative.removesuffix(suffix_of(relative))
     return {
         "sample_id": stem.replace("/", "__"),
         "patient_id": patient,
@@ -56,6 +56,11 @@ def row_of(path: Path, root: Path, modality: str, patient: str, sequence: str | 
 def suffix_of(name: str) -> str:
     """Return the known ending of a file name as it is written, "" where it has none."""
     return next((name[-len(s) :] for s in (*SUFFIXES, ".dcm", ".ima") if name.lower().endswith(s)), "")
+
+
+def unlinked(path: Path) -> Path:
+    """Return the full path without following links: a link's target (in DVC's or git-annex's store) names nobody."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`, Path.resolve follows links
 
 
 def _dicom_folders(root: Path) -> Iterable[Path]:
