@@ -171,9 +171,32 @@ def test_what_can_not_be_indexed_is_listed_with_a_reason(tmp_path: Path) -> None
     assert table["path"].tolist() == ["good"]
     reasons = dict(report.skipped)
     assert "2 series share this folder" in reasons["mixed"]
-    assert "cut" in reasons
+    assert "2 slices" in reasons["cut"]
+    assert f"cut/{cut.name}" in reasons
     assert "no patient id" in reasons["anon/1.dcm"]
-    assert "4 left out" in report.text() or "3 left out" in report.text()
+    assert "4 left out" in report.text()
+
+
+def test_a_damaged_file_is_named_and_costs_no_other(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    still = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)
+    for name in ("1.dcm", "2.dcm", "3.dcm"):
+        dicom_files.save(dicom_files.us_image(still, SeriesDescription="ovary"), files / "P1" / name)
+    for name in ("P1/4.dcm", "P2/1.dcm"):  # P2 has nothing else
+        (files / name).parent.mkdir(exist_ok=True)
+        (files / name).touch()
+    slices(files / "P1", "P1", "t2")  # whether the damaged one was a slice of these nobody knows
+    card(tmp_path, "modality: tvus\n")
+    report, table = index(tmp_path)
+    assert table["path"].tolist() == ["P1/1.dcm", "P1/2.dcm", "P1/3.dcm"]
+    assert table[["patient_id", "modality", "sequence"]].drop_duplicates().to_numpy().tolist() == [
+        ["P1", "tvus", "ovary"]
+    ]
+    reasons = dict(report.skipped)
+    assert reasons["P1/4.dcm"] == "the file is empty"
+    assert reasons["P2/1.dcm"] == "the file is empty"
+    assert "3 slices" in reasons["P1"]
+    assert len(reasons) == 3
 
 
 def test_the_card_decides_between_us_and_tvus_and_refuses_others(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from xmkd.errors import XmkdError
 _VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 SUFFIXES = (*_VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npz", ".npy")
 _VOLUMES = ("mri", "ct")  # modalities whose series of several files is one volume; of others each file is a sample
+_NOBODY = "no patient id; give a patient_pattern"
 
 Skipped = list[tuple[str, str]]
 
@@ -65,13 +66,20 @@ def unlinked(path: Path) -> Path:
 
 def _dicom_folders(root: Path) -> Iterable[Path]:
     """Folders that directly hold DICOM files."""
-    from xmkd.data.dicom_header import is_dicom
-
     for name, folders, files in os.walk(root):
         folders.sort()
         folder = Path(name)
-        if any((folder / f).is_file() and not f.startswith(".") and is_dicom(folder / f) for f in files):
+        if any(_is_dicom(folder / f) for f in files):
             yield folder
+
+
+def _is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM by its content or, where that is lost, by its name."""
+    from xmkd.data.dicom_header import is_dicom
+
+    if not file.is_file() or file.name.startswith("."):
+        return False
+    return is_dicom(file) or file.suffix.lower() in (".dcm", ".ima")
 
 
 def _folder_rows(
@@ -82,8 +90,8 @@ def _folder_rows(
     here = folder.relative_to(root).as_posix()
     try:
         found = list_series(folder)
-    except XmkdError as error:
-        skipped.append((here, error.what))
+    except XmkdError:
+        yield from _rows_beside_damage(folder, root, card, skipped)
         return
     for series in found:
         files = [f for f in series.files if f.parent == folder]
@@ -101,11 +109,40 @@ def _folder_rows(
         else:
             seen[series.uid] = here
             for path in [folder] if volume else files:
-                patient = _dicom_patient(files[0] if volume else path, root, card)
+                patient, description = _who_and_what(files[0] if volume else path, root, card)
                 if patient is None:
-                    skipped.append((path.relative_to(root).as_posix(), "no patient id; give a patient_pattern"))
+                    skipped.append((path.relative_to(root).as_posix(), _NOBODY))
                     continue
-                yield row_of(path, root, modality, patient, series.description or None)
+                yield row_of(path, root, modality, patient, description)
+
+
+def _rows_beside_damage(
+    folder: Path, root: Path, card: Card | None, skipped: Skipped
+) -> Iterable[dict[str, str | None]]:
+    """Read file by file where one is damaged: it is named, the others are samples, and slices may lack one of them."""
+    from xmkd.data.readers import read
+
+    slices = 0
+    for file in sorted(f for f in folder.iterdir() if _is_dicom(f) and not f.name.upper().startswith("DICOMDIR")):
+        here = file.relative_to(root).as_posix()
+        try:
+            found = read(file).modality
+        except XmkdError as error:
+            skipped.append((here, error.what))
+            continue
+        modality = _modality(found, card)
+        patient, description = _who_and_what(file, root, card)
+        if found in _VOLUMES:
+            slices += 1
+        elif modality is None:
+            skipped.append((here, f"of modality {found or 'unknown'}"))
+        elif patient is None:
+            skipped.append((here, _NOBODY))
+        else:
+            yield row_of(file, root, modality, patient, description)
+    if slices:
+        reason = f"{slices} slices, but their volume may lack the damaged file here or in a folder below"
+        skipped.append((folder.relative_to(root).as_posix(), reason))
 
 
 def _modality(found: str | None, card: Card | None) -> str | None:
@@ -116,14 +153,17 @@ def _modality(found: str | None, card: Card | None) -> str | None:
     return found if found in MODALITIES and wanted in (None, found) else None
 
 
-def _dicom_patient(file: Path, root: Path, card: Card | None) -> str | None:
+def _who_and_what(file: Path, root: Path, card: Card | None) -> tuple[str | None, str | None]:
+    """Patient id, of the path where the card has a pattern, and the series description."""
     import pydicom
 
     from xmkd.data import dicom_header as header
 
+    tags = ["PatientID", "SeriesDescription"]
+    with header.quiet():
+        found = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
+    patient = header.text(found, "PatientID")
     if card is not None and card.patient_pattern is not None:
         match = re.search(card.patient_pattern, file.relative_to(root).as_posix())
-        return match["patient"] if match else None
-    with header.quiet():
-        found = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["PatientID"])
-    return header.text(found, "PatientID") or None
+        patient = match["patient"] if match else ""
+    return patient or None, header.text(found, "SeriesDescription") or None
