@@ -311,6 +311,22 @@ def test_pseudonyms_replace_ids_and_leaks_are_reported(study: Path, monkeypatch:
     assert not again.written  # the same secret, the same pseudonyms
 
 
+def test_pseudonymising_keeps_of_a_description_only_known_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XMKD_SALT", "a secret of sixteen or more")
+    for number, words in enumerate(["T2w TSE sag Fr. Doe 12.3.1980", "Jane Doe", "ep2d_diff ADC", "doet2", "t1"]):
+        slices(tmp_path / "files" / str(number), f"P{number}", words)
+    card(tmp_path, "modality: mri\n")
+    report, table = index(tmp_path, pseudonymise=True)
+    kept = table.set_index("path")["sequence"].fillna("-")
+    assert kept.to_dict() == {"0": "t2_tse_sag", "1": "-", "2": "diff_adc", "3": "-", "4": "t1"}
+    assert not any(word in report.path.read_text().lower() for word in ("doe", "jane", "1980"))
+    assert (
+        "2 samples have no sequence: --pseudonymise found no known word in their series descriptions" in report.warnings
+    )
+
+
 def test_pseudonyms_are_keyed(tmp_path: Path) -> None:
     one, other = b"k" * 32, b"l" * 32
     assert pseudonyms.pseudonym(one, "P1") != pseudonyms.pseudonym(other, "P1")

@@ -1,7 +1,8 @@
 """Make a manifest of a folder: which files there are, whose they are, and what they are called in a table of labels.
 
 Only patient id, modality and series description are ever taken from a header. `--pseudonymise` puts keyed hashes in
-place of the ids; what it cannot hide (a path that holds the patient's number) it reports.
+place of the ids and keeps of a series description, which is free text, only the words of a fixed list; what it cannot
+hide (a path that holds the patient's number) it reports.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ __all__ = ["IndexReport", "dicom_rows", "index_folder"]
 
 _TABLE_COLUMNS = ("site", "split", "fold")  # what a table of labels may also bring
 _SHOWN = 20
+
+# What may stay of a series description: weightings, techniques, planes and probes, none of them anybody's name.
+_SEQUENCE_WORDS = {
+    "t1", "t2", "pd", "flair", "dwi", "diff", "adc", "dti", "swi", "gre", "tse", "fse", "haste", "tirm", "stir",
+    "dixon", "dce", "mra", "tof", "fs", "fatsat", "pre", "post", "t1post", "tra", "ax", "axial", "sag", "sagittal",
+    "cor", "coronal", "localizer", "2d", "3d", "doppler", "bmode", "cine", "convex", "linear",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ def index_folder(
         out: The manifest; default: the card's name with .csv.
         labels: CSV file with the column `on`, label columns of the card and possibly site, split and fold.
         on: What the rows of `labels` are matched by.
-        pseudonymise: Replace patient and sample ids by keyed hashes.
+        pseudonymise: Replace patient and sample ids by keyed hashes, and leave of a sequence only its known words
+            (t1, t2, dwi, adc, flair, ...; in lower case, joined by _), since a series description may hold a name.
         force: Replace a manifest that says something else.
         runs_root: Where the secret of the hashes lies (see `pseudonyms.salt`).
 
@@ -297,6 +306,7 @@ def _check_classes(given: pd.DataFrame, file: Path, card: Card) -> None:
 
 def _pseudonymise(table: pd.DataFrame, secret: bytes) -> list[str]:
     """Replace the ids in place; return warnings about originals that remain elsewhere in the row."""
+    warnings = _known_words_only(table)
     leaks: dict[str, int] = {}
     texts = [c for c in table.columns if c not in ("sample_id", "patient_id", "modality")]
     for _, row in table.iterrows():
@@ -306,10 +316,27 @@ def _pseudonymise(table: pd.DataFrame, secret: bytes) -> list[str]:
                 leaks[column] = leaks.get(column, 0) + 1
     table["patient_id"] = [pseudonyms.pseudonym(secret, patient) for patient in table["patient_id"]]
     table["sample_id"] = [pseudonyms.sample_pseudonym(secret, sample) for sample in table["sample_id"]]
-    return [
+    return warnings + [
         f"{count} cells of column {column} still hold the original patient id: rename the files or folders"
         for column, count in leaks.items()
     ]
+
+
+def _known_words_only(table: pd.DataFrame) -> list[str]:
+    """Leave of the sequences, in place, only what is in the list; return a warning about those left with nothing."""
+    if "sequence" not in table.columns:
+        return []
+    before = table["sequence"].notna()
+    table["sequence"] = [_known_words(s) if isinstance(s, str) else None for s in table["sequence"]]
+    lost = int((before & table["sequence"].isna()).sum())
+    what = "samples have no sequence: --pseudonymise found no known word in their series descriptions"
+    return [f"{lost} {what}"] if lost else []
+
+
+def _known_words(description: str) -> str | None:
+    """Return "t2_tse_sag" of "T2w TSE sag Jane Doe", None where no word is known."""
+    words = [re.sub(r"^(t1|t2|pd)wi?$", r"\1", word) for word in re.split(r"[\W_]+", description.lower())]
+    return "_".join(dict.fromkeys(word for word in words if word in _SEQUENCE_WORDS)) or None
 
 
 def _write(text: str, target: Path, *, force: bool) -> bool:
