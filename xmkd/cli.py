@@ -100,11 +100,12 @@ def predict_again(run: RunFolder, overrides: Overrides = None) -> None:
 def compare(
     first: RunFolder,
     others: Annotated[list[Path], typer.Argument(help="further runs, or one table of readers (CSV)")],
+    cut: Annotated[float | None, typer.Option(help="a reader's score is a positive call from here on")] = None,
 ) -> None:
     """Compare runs, or a run with readers, on the same patients."""
     from xmkd.results import comparison
 
-    print(comparison(first, others))
+    print(comparison(first, others, cut))
 
 
 @app.command()

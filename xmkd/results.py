@@ -139,11 +139,16 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
     return "\n\n".join(r.text() for r in reports), all(r.ok for r in reports)
 
 
-def comparison(first: Path, others: list[Path]) -> str:
+def comparison(first: Path, others: list[Path], cut: float | None = None) -> str:
     """The text of `xmkd compare`: each other run with the first, or a run with a table of readers.
 
+    Args:
+        first: A run.
+        others: Further runs, or a table of readers.
+        cut: A reader's score is a positive call from here on.
+
     Raises:
-        RunError: A run is missing, unfinished or named twice.
+        RunError: A run is missing, unfinished or named twice, or hashed its patients with another salt.
         EvaluationError: They were not evaluated on the same patients.
     """
     from xmkd.evaluation import compare
@@ -156,17 +161,35 @@ def comparison(first: Path, others: list[Path]) -> str:
                 where=", ".join(map(str, others)),
                 fixes=("join the readers in one table", "compare the runs in a call of their own"),
             )
-        return compare.format_readers(compare.compare_readers(_tested(run), compare.load_readers(others[0])))
+        return compare.format_readers(compare.compare_readers(_tested(run), compare.load_readers(others[0]), cut=cut))
+    if cut is not None:
+        raise RunError(
+            f"a cut ({cut:g}) is for the scores of readers, and these are runs",
+            where=", ".join(map(str, others)),
+            fixes=("leave --cut out", "name a table of readers: a file that ends in .csv"),
+        )
     found = [run, *map(runs.find, others)]
     if len({r.folder.resolve() for r in found}) < len(found):
         raise RunError(
             "a run is named twice", where=", ".join(map(str, (first, *others))), fixes=("name each run once",)
         )
+    _require_one_salt(found)
     # The shortest names that tell them apart: fold_0, or <experiment>/<run_id>, ...
     parts = [r.folder.resolve().parts for r in found]
     depth = next(n for n in range(1, 100) if len({p[-n:] for p in parts}) == len(parts))
     (name, table), *rest = (("/".join(p[-depth:]), _tested(r)) for p, r in zip(parts, found, strict=True))
     return compare.format_comparisons(compare.compare_many(table, dict(rest), name=name))
+
+
+def _require_one_salt(found: list[Run]) -> None:
+    """Refuse runs whose patients were hashed with different secrets: nothing shows what either was fitted on."""
+    salts = {run: str(run.provenance()["salt"]) for run in found}
+    if len(set(salts.values())) > 1:
+        raise RunError(
+            "the runs hashed their patients with different salts, so nobody can see whether they share patients",
+            where="; ".join(f"{run.folder}: salt {salt}" for run, salt in salts.items()),
+            fixes=("train them under one salt: one runs folder, or one XMKD_SALT", "compare runs of one project"),
+        )
 
 
 def write_skipped(run: Run, skipped: pd.DataFrame) -> None:

@@ -87,8 +87,23 @@ def test_scores_are_cut_and_have_an_auroc(predictions: Predictions) -> None:
     assert by_call.auroc is None
     assert by_score.auroc is not None
     assert by_score.auroc.value == pytest.approx((by_call.sensitivity.value + by_call.specificity.value) / 2)
-    with pytest.raises(EvaluationError, match=r"the cut 0.5 calls all readings alike; the scores run from 2 to 4"):
-        compare_readers(frame, scores)
+    assert "score is a positive call from 3 on\n" in format_readers([by_score])
+    assert "positive call" not in format_readers([by_call])
+    with pytest.raises(EvaluationError, match=r"the cut 5 calls all readings alike; the scores run from 2 to 4"):
+        compare_readers(frame, scores, cut=5)
+    with pytest.raises(EvaluationError, match="nothing to cut"):
+        compare_readers(frame, readers, cut=3)
+
+
+def test_only_probabilities_are_cut_at_a_half_unasked(predictions: Predictions) -> None:
+    frame = predictions(patients=60)
+    readers = readings(frame, 0.8, 0.8)
+    call = readers.pop("call")
+    likely = compare_readers(frame, readers.assign(score=np.where(call == 1, 0.7, 0.2)))[0]
+    assert likely.cut == 0.5
+    with pytest.raises(EvaluationError, match="run from 0 to 4") as caught:
+        compare_readers(frame, readers.assign(score=np.where(call == 1, 4, 0)))
+    assert "--cut" in str(caught.value)
 
 
 def test_a_reader_of_some_patients_is_compared_on_those(predictions: Predictions) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from tests.conftest import Cli
 from tests.evaluation.conftest import Predictions
 from xmkd.config import Experiment, load
 from xmkd.errors import RunError
-from xmkd.results import _held_out, _threshold
+from xmkd.results import _held_out, _threshold, comparison
 from xmkd.runs import Run
 
 
@@ -42,3 +45,40 @@ def test_damaged_calibration_predictions_are_no_missing_ones(
     (run.folder / "predictions_calib.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RunError, match="can't be read"):
         _held_out(run, settings)
+
+
+def a_run(folder: Path, table: pd.DataFrame, salt: str = "one") -> Path:
+    """A folder that `compare` takes for a run."""
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "predictions_test.csv", index=False)
+    (folder / "config.yaml").touch()
+    keys = ("commit", "versions", "manifests", "split", "fitted_on", "ancestors", "continued")
+    (folder / "provenance.json").write_text(json.dumps({**dict.fromkeys(keys, ""), "salt": salt}))
+    return folder
+
+
+def test_runs_under_different_salts_are_not_compared(tmp_path: Path, predictions: Predictions) -> None:
+    table = predictions()
+    first, second = a_run(tmp_path / "a", table), a_run(tmp_path / "b", table.assign(score=0.5))
+    assert "a - b" in comparison(first, [second])
+    with pytest.raises(RunError, match="different salts") as caught:
+        comparison(first, [a_run(tmp_path / "c", table.assign(score=0.5), salt="two")])
+    assert len(caught.value.fixes) == 2
+    assert "c: salt two" in str(caught.value)
+
+
+def test_the_command_line_takes_the_cut_of_the_readers(cli: Cli, tmp_path: Path, predictions: Predictions) -> None:
+    table = predictions()
+    run, readers = a_run(tmp_path / "a", table), tmp_path / "readers.csv"
+    labels = table.groupby("patient_id", sort=False)["label"].first()
+    scores = pd.DataFrame({"reader": "ann", "patient": labels.index, "score": labels.to_numpy() + 2})
+    scores.to_csv(readers, index=False)
+    refused = cli("compare", run, readers)
+    assert refused.code == 2
+    assert "run from 2 to 3" in refused.err
+    assert "--cut" in refused.err
+    called = cli("compare", run, readers, "--cut", "3")
+    assert called.code == 0, called.err
+    assert "a reader's score is a positive call from 3 on" in called.out
+    assert "reader ann: sensitivity 1.000" in called.out
+    assert "--cut" in cli("compare", run, a_run(tmp_path / "b", table), "--cut", "3").err

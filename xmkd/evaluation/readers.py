@@ -7,7 +7,7 @@ specificity on the same patients and their sensitivities are compared, paired.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class ReaderComparison:
         p: Exact McNemar test on the positive patients, two-sided.
         threshold: The model is positive from here on.
         auroc: The reader's AUROC where scores were given.
+        cut: The reader's score is a positive call from here on; None where calls were given.
         unread: Patients of the model's table that this reader didn't read.
     """
 
@@ -50,6 +51,7 @@ class ReaderComparison:
     threshold: float
     auroc: Interval | None
     unread: int
+    cut: float | None = None
 
 
 def load_readers(path: Path) -> pd.DataFrame:
@@ -68,7 +70,7 @@ def compare_readers(
     table: pd.DataFrame,
     readers: pd.DataFrame,
     *,
-    cut: float = 0.5,
+    cut: float | None = None,
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
@@ -78,7 +80,8 @@ def compare_readers(
     Args:
         table: Predictions of the model; a patient's score is the mean of its samples.
         readers: Columns `reader, patient` and `call` (0 or 1) or `score`; one row per reader and patient.
-        cut: A reader's score is a positive call from here on, for instance 4 on a scale from 1 to 5.
+        cut: A reader's score is a positive call from here on, for instance 4 on a scale from 1 to 5; by default 0.5,
+            of scores within 0 .. 1 only.
         level: Nominal coverage.
         seed: Seed of the bootstrap.
         resamples: Number of bootstrap resamples.
@@ -94,7 +97,7 @@ def compare_readers(
             fixes=("evaluate a patient-level label", "compare readers on one sample per patient"),
         )
     patients = patients.set_index(patients["patient_id"].astype(str))
-    readers = _check_readers(readers, patients.index, cut)
+    readers, cut = _check_readers(readers, patients.index, cut)
     found = []
     for reader, rows in readers.groupby("reader", sort=False):
         read = patients.loc[rows["patient"]]
@@ -102,7 +105,7 @@ def compare_readers(
         scores = rows["score"].to_numpy(dtype=np.float64) if has_scores else None
         data = (read["label"].to_numpy(), read["score"].to_numpy(), rows["call"].to_numpy(dtype=np.float64))
         one = _compare_reader(str(reader), data, scores, len(patients) - len(rows), level, seed, resamples)
-        found.append(one)
+        found.append(replace(one, cut=cut))
     return found
 
 
@@ -169,8 +172,8 @@ def _sensitivity_gain(label: npt.NDArray[np.generic], pair: FloatArray, weight: 
     return gain
 
 
-def _check_readers(readers: pd.DataFrame, patients: pd.Index, cut: float) -> pd.DataFrame:
-    """The readers' table with text ids and a column `call` of 0 and 1."""
+def _check_readers(readers: pd.DataFrame, patients: pd.Index, cut: float | None) -> tuple[pd.DataFrame, float | None]:
+    """The readers' table with text ids and a column `call` of 0 and 1, and the cut that made it from scores."""
     columns = set(map(str, readers.columns))
     if not {"reader", "patient"} <= columns or not columns & {"score", "call"} or readers.empty:
         raise EvaluationError(
@@ -195,17 +198,39 @@ def _check_readers(readers: pd.DataFrame, patients: pd.Index, cut: float) -> pd.
                 where=f"reader / patient {', '.join(shown)}",
                 fixes=(fix, "leave these rows out and say so"),
             )
-    if "call" not in columns and not (values.min() < cut <= values.max()):
+    if "call" in columns:
+        if cut is not None:
+            raise EvaluationError(
+                f"the readers' table has calls, so there is nothing to cut at {cut:g}",
+                where=f"columns {', '.join(sorted(columns))}",
+                fixes=("leave the cut out", "take the column call out of the table"),
+            )
+        return readers.assign(call=values), None
+    cut = _cut(values, cut)
+    return readers.assign(call=(values >= cut).astype(int)), cut
+
+
+def _cut(scores: pd.Series, cut: float | None) -> float:
+    """The score from which a reading is positive; the default is for probabilities, of no other scale."""
+    low, high = scores.min(), scores.max()
+    name = "name the score from which a reading is positive: --cut 3 (compare_readers(cut=3))"
+    if cut is None and (low < 0 or high > 1):
         raise EvaluationError(
-            f"the cut {cut:g} calls all readings alike; the scores run from {values.min():g} to {values.max():g}",
-            fixes=("add a column call with 0 and 1", "pass the score from which a reading is positive as cut"),
+            f"the readers' scores run from {low:g} to {high:g}: which of them are positive calls is not known",
+            fixes=(name, "add a column call with 0 and 1"),
         )
-    return readers.assign(call=values if "call" in columns else (values >= cut).astype(int))
+    cut = 0.5 if cut is None else cut
+    if not low < cut <= high:
+        raise EvaluationError(
+            f"the cut {cut:g} calls all readings alike; the scores run from {low:g} to {high:g}",
+            fixes=(name, "add a column call with 0 and 1"),
+        )
+    return cut
 
 
 def format_readers(found: Sequence[ReaderComparison]) -> str:
-    """A short text for the terminal, four lines per reader."""
-    lines = []
+    """A short text for the terminal: the cut where scores were cut, then four lines per reader."""
+    lines = [f"a reader's score is a positive call from {cut:g} on" for cut in {c.cut for c in found} - {None}]
     for c in found:
         low, high = c.difference.low, c.difference.high
         bounds = f"({c.difference.note})" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
