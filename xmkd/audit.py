@@ -28,11 +28,12 @@ from xmkd.runs import Run, is_first_process
 
 ENOUGH_MASKS = 0.95  # of the evaluated stills: with fewer the figures would be about other patients
 METADATA = "size and metadata only"
+UNLIKE = "unlike any picture in training, so that only a high figure says something"
 NOTES = {
     WHOLE: "the pictures as they are",
     BLANKED: "filled with the mean of a ring around it; place, size and outline of the hole still show",
-    ONLY: "the mask, a little dilated; all else set to its mean",
-    BORDER: f"a frame of {FRAME:.0%} of each side; all else, and the lesion, set to its mean",
+    ONLY: f"the mask, a little dilated; all else set to its mean; {UNLIKE}",
+    BORDER: f"a frame of {FRAME:.0%} of each side; all else, and the lesion, set to its mean; {UNLIKE}",
     METADATA: "logistic regression of the mask's area and box, the stored size and the file's size; no pixels",
 }
 
