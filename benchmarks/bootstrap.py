@@ -17,7 +17,7 @@ from xmkd.evaluation.coverage import ICC
 from xmkd.evaluation.inputs import FloatArray, IntArray
 from xmkd.evaluation.resampling import clustered_bootstrap, resample_counts
 
-SIZES = ((300, 60, 80.0), (1500, 75, None), (5000, 800, None))  # images, patients, target: performance.md
+SIZES = ((300, 60, 80.0), (1500, 75, None), (5000, 800, None))  # images, patients, target
 RESAMPLES = 2000
 TOLERANCE = 1e-12
 

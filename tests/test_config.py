@@ -248,6 +248,7 @@ def test_saved_experiment_has_the_same_run_id(experiment: Path, tmp_path: Path) 
 
 def test_the_schema_marks_what_is_runtime() -> None:
     assert config.runtime_keys() == {
+        "data.streams.*.manifest",
         "data.streams.*.root",
         "data.num_workers",
         "data.cache",
@@ -261,7 +262,10 @@ def test_the_schema_marks_what_is_runtime() -> None:
 def test_runtime_keys_do_not_change_the_id_and_all_others_do(experiment: Path, toy: Path, tmp_path: Path) -> None:
     found = config.load(experiment)
     study = plan(found.data)
+    (tmp_path / "copy.yaml").write_bytes(toy.with_suffix(".yaml").read_bytes())
+    (tmp_path / "copy.csv").write_bytes(toy.read_bytes())
     same = [
+        f"data.streams.tvus.manifest={tmp_path / 'copy.csv'}",
         f"data.streams.tvus.root={toy.parent}",
         "data.num_workers=2",
         f"data.cache={tmp_path}",
@@ -272,7 +276,6 @@ def test_runtime_keys_do_not_change_the_id_and_all_others_do(experiment: Path, t
         "trainer.enable_progress_bar=true",
         "logging.wandb=offline",
         "logging.project=other",
-        "logging.allow_images=true",
         "resume=never",
         f"runs={tmp_path}",
     ]
@@ -293,6 +296,21 @@ def test_the_id_depends_on_the_manifest_s_content_and_the_split(experiment: Path
     (tmp_path / "toy.csv").write_text("\n".join(lines[:-1]) + "\n")
     fewer = plan(config.load(experiment, [f"data.streams.tvus.manifest={tmp_path / 'toy.csv'}"]).data)
     assert runs.run_id(found, fewer) != runs.run_id(found, study)
+
+
+def test_the_id_depends_on_the_content_of_the_weights(experiment: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.ckpt"
+    weights.write_bytes(b"one")
+    found = config.load(experiment, [f"method.weights={weights}"])
+    study = plan(found.data)
+    before = runs.run_id(found, study)
+    weights.write_bytes(b"two")
+    assert runs.run_id(found, study) != before
+
+
+def test_a_stream_that_the_method_does_not_use_is_a_problem(experiment: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tvuss: the method 'teacher' does not use it; did you mean 'tvus'"):
+        config.load(experiment, ["data.streams.tvuss.manifest=a.csv"])
 
 
 def test_every_default_experiment_is_plain_yaml() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xmkd.binding import bind, bind_fields, nearest
 from xmkd.data.augment import AugmentSettings
-from xmkd.data.preprocess import MriPrep, UltrasoundPrep
+from xmkd.data.preprocess import UltrasoundPrep
 from xmkd.errors import ConfigError
 
 RUNTIME = {"runtime": True}
@@ -31,19 +31,17 @@ class StreamConfig:
         label: Label column, or null for unlabelled streams.
         view: What a sample is: a still image or a clip.
         ultrasound: Preprocessing of ultrasound images and clips.
-        mri: Preprocessing of MRI; at most one of the two is used, by the rows' modality.
         sampler: "uniform" draws each sample once an epoch; "balanced" draws with equal class frequencies.
-        batch_size: Samples per step and process.
+        batch_size: Samples per step, shared out over all processes.
         augment: Random transforms of training batches.
     """
 
-    manifest: str = ""
+    manifest: str = field(default="", metadata=RUNTIME)  # the run id holds its content instead
     root: str | None = field(default=None, metadata=RUNTIME)
     where: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
     view: Literal["image", "clip"] = "image"
     ultrasound: UltrasoundPrep = field(default_factory=UltrasoundPrep)
-    mri: MriPrep = field(default_factory=MriPrep)
     sampler: Literal["uniform", "balanced"] = "uniform"
     batch_size: int = 32
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -54,7 +52,7 @@ class SplitConfig:
     """Fractions of patients set aside; the rest trains. A `split` column in the manifest takes precedence.
 
     Attributes:
-        val: Validation: threshold and calibration, and the checkpoint where `method.select` is "best".
+        val: Validation: threshold and calibration, and the checkpoint where `method.select` is "inner_val".
         calib: Calibration patients of their own; needed for a threshold where `val` chose the checkpoint.
         test: Test patients.
         seed: Seed of the split; apart from `seed` so that replicates can share a split.
@@ -137,12 +135,10 @@ class LoggingConfig:
     Attributes:
         wandb: Weights & Biases mode.
         project: W&B project.
-        allow_images: Whether pictures of patients may leave the run folder.
     """
 
     wandb: Literal["online", "offline", "disabled"] = field(default="disabled", metadata=RUNTIME)
     project: str = field(default="xmkd", metadata=RUNTIME)
-    allow_images: bool = field(default=False, metadata=RUNTIME)
 
 
 @dataclass

@@ -42,6 +42,12 @@ def contradictions(experiment: Experiment) -> list[str]:
         for name in METHODS[experiment.method_name].streams
         if name not in data.streams
     ]
+    problems += [
+        f"data.streams.{name}: the method {experiment.method_name!r} does not use it"
+        + nearest(name, METHODS[experiment.method_name].streams)
+        for name in data.streams
+        if name not in METHODS[experiment.method_name].streams
+    ]
     for name, stream in data.streams.items():
         problems += [f"data.streams.{name}.{problem}" for problem in _of_stream(stream)]
     if data.split.val + data.split.calib + data.split.test >= 1:

@@ -128,7 +128,7 @@ def find(path: str | Path) -> Run:
         RunError: There is none.
     """
     start = Path(path)
-    for folder in (start, *start.parents):
+    for folder in (start, *start.parents) if start.exists() else ():
         if (folder / "config.yaml").is_file() and (folder / "provenance.json").is_file():
             return Run(folder)
     raise RunError(
@@ -139,9 +139,10 @@ def find(path: str | Path) -> Run:
 
 
 def run_id(experiment: Experiment, study: Study) -> str:
-    """Twelve hexadecimal digits: the settings that matter, the manifests' contents and the split."""
+    """Twelve hexadecimal digits: the settings that matter, the contents of manifests and weights, and the split."""
     manifests = {name: stream.manifest.hash for name, stream in study.streams.items()}
-    parts = [configuration.to_tree(experiment, runtime=False), manifests, study.split_hash]
+    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files_of(experiment.method)]
+    parts = [configuration.to_tree(experiment, runtime=False), manifests, study.split_hash, *weights]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -272,10 +273,15 @@ def data_record(study: Study) -> dict[str, Any]:
     return {"manifests": manifests, "split": study.split_hash}
 
 
-def is_of(record: dict[str, Any], study: Study) -> bool:
-    """Whether a provenance tells of these very data, wherever their manifests lie."""
+def has_manifests(record: dict[str, Any], study: Study) -> bool:
+    """Whether a provenance tells of these very manifests, wherever they lie."""
     hashes = {name: manifest["hash"] for name, manifest in record["manifests"].items()}
-    return hashes == {n: s.manifest.hash for n, s in study.streams.items()} and record["split"] == study.split_hash
+    return hashes == {name: stream.manifest.hash for name, stream in study.streams.items()}
+
+
+def is_of(record: dict[str, Any], study: Study) -> bool:
+    """Whether a provenance tells of these very data, with the same patients on each side."""
+    return has_manifests(record, study) and record["split"] == study.split_hash
 
 
 def root_of(run: Run, experiment: Experiment) -> Path:
@@ -284,21 +290,25 @@ def root_of(run: Run, experiment: Experiment) -> Path:
     return above[0] if above else Path(experiment.runs)
 
 
+def _files_of(method: object) -> list[Path]:
+    """The files that a method's settings name, such as weights."""
+    paths = [Path(value) for value in vars(method).values() if isinstance(value, str)]
+    return [path for path in paths if path.is_file()]
+
+
 def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
     """The provenance of the runs whose checkpoints the method starts from, and of theirs in turn."""
     found: list[dict[str, Any]] = []
-    for value in vars(experiment.method).values():
-        if not isinstance(value, str) or not Path(value).exists():
-            continue
+    for file in _files_of(experiment.method):
         try:
-            run = find(Path(value).resolve())
+            run = find(file.resolve())
         except RunError:
             warnings.warn(
-                f"{value} lies in no run folder: nothing is known of the patients it was fitted on", stacklevel=2
+                f"{file} lies in no run folder: nothing is known of the patients it was fitted on", stacklevel=2
             )
             continue
         record = run.provenance()
-        found.append({"run": str(value), "salt": record["salt"], "fitted_on": record["fitted_on"]})
+        found.append({"run": str(file), "salt": record["salt"], "fitted_on": record["fitted_on"]})
         found.extend(record["ancestors"])
     return found
 

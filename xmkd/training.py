@@ -63,7 +63,8 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
 def test(run: Run, overrides: list[str]) -> Run:
     """Predict and evaluate the test patients with a run's selected checkpoint.
 
-    Other data or settings (another manifest, an operating point) write to `<run>/test_<id>/` instead of the run folder,
+    Another manifest is test data as a whole, unless it has a split column. It and other settings (an operating point,
+    say) write to `<run>/test_<id>/` instead of the run folder,
     with the run's own validation patients for threshold and calibration; what changes nothing (devices, workers) writes
     the run's own predictions anew.
 
@@ -78,7 +79,15 @@ def test(run: Run, overrides: list[str]) -> Run:
             fixes=("finish it: xmkd fit with the same settings", "name another run"),
         )
     checkpoint, record = _selected(experiment, run), run.provenance()
+    if to_tree(experiment)["method"] != to_tree(run.experiment())["method"]:
+        raise ConfigError(
+            "a trained method can't be tested under other method settings",
+            where=run.folder,
+            fixes=("leave the method.* words out", "train a run of its own: xmkd fit"),
+        )
     study = plan(experiment.data)
+    if not runs.has_manifests(record, study):
+        study = plan(experiment.data, rest="test")
     runs.guard(record, study, runs.root_of(run, experiment))
     same = runs.is_of(record, study) and to_tree(experiment, runtime=False) == to_tree(run.experiment(), runtime=False)
     target = run if same else Run(run.folder / f"test_{runs.run_id(experiment, study)}")
@@ -153,7 +162,8 @@ def _audit(parent: Run, folds: list[Run], experiment: Experiment, study: Study) 
 def _train(
     experiment: Experiment, study: Study, run: Run, trainer: Trainer, data: UnpairedDataModule, method: Method
 ) -> None:
-    checkpoint = run.last if run.last.is_file() else None
+    # Not "where there is one": with `resume=never` processes may look before the first of them has emptied the folder.
+    checkpoint = run.last if experiment.resume == "auto" and run.last.is_file() else None
     step, data.first_epoch = _progress(checkpoint)
     if runs.is_first_process():
         truncate(run.metrics, step)
@@ -326,7 +336,6 @@ def _quiet() -> None:
     for words in (
         "srun",
         "treespec",
-        "Total length of",
         "torch.distributed.nn",
         "Total length of",
         "does not have many workers",

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import Cli, start
+from xmkd.data.toy import write_study
 
 
 def only_run(experiment: Path) -> Path:
@@ -138,3 +139,25 @@ def test_crossval_gives_every_sample_one_out_of_fold_score(cli: Cli, experiment:
     assert sorted(oof["sample_id"]) == sorted(pd.read_csv(toy)["sample_id"])
     assert oof.groupby("patient_id")["fold"].nunique().eq(1).all()
     assert sorted(p.name for p in parent.glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
+
+
+def test_another_manifest_is_test_data_as_a_whole(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other", patients=12, each=2, size=32, seed=9, name="elsewhere")
+    called = cli("test", trained, f"data.streams.tvus.manifest={other}")
+    assert called.code == 0, called.err
+    (folder,) = trained.glob("test_*")
+    assert sorted(pd.read_csv(folder / "predictions_test.csv")["sample_id"]) == sorted(pd.read_csv(other)["sample_id"])
+    thresholds = [json.loads((f / "summary.json").read_text())["threshold"]["value"] for f in (trained, folder)]
+    assert thresholds[0] == thresholds[1], "the threshold was fixed on the run's own validation patients"
+
+
+def test_a_trained_method_keeps_its_settings(cli: Cli, trained: Path) -> None:
+    called = cli("test", trained, "method.select=inner_val")
+    assert called.code == 2
+    assert "method" in called.err
+
+
+def test_a_folder_that_is_not_there_is_not_its_parent(cli: Cli, trained: Path) -> None:
+    called = cli("report", trained / "fold_99")
+    assert called.code == 2
+    assert "fold_99" in called.err

@@ -24,7 +24,7 @@ from xmkd.data.preprocess import UltrasoundPrep
 from xmkd.data.rng import sample_keys
 from xmkd.data.streams import plan
 from xmkd.data.toy import write_study
-from xmkd.errors import ManifestError, ReadError
+from xmkd.errors import ConfigError, ManifestError, ReadError
 
 PREP = UltrasoundPrep(size=(32, 32), crop_sector=False, remove_overlays=False)
 Batch = dict[str, dict[str, Any]]
@@ -262,3 +262,10 @@ def test_clips_under_a_still_s_settings_are_named(tmp_path: Path) -> None:
     manifest = write_study(tmp_path, patients=12, each=1, size=16, frames=3)
     with pytest.raises(ManifestError, match="view is 'image', but the files hold clips"):
         module(manifest).setup()
+
+
+def test_a_batch_is_shared_out_over_the_processes(toy: Path) -> None:
+    for world in (1, 2, 3):
+        assert {len(b["tvus"]["index"]) for b in epochs(module(toy, world=world))[0]} == {12 // world}
+    with pytest.raises(ConfigError, match="shared out"):
+        epochs(module(toy, rank=0, world=5))

@@ -26,7 +26,7 @@ from xmkd.data.cache import ArrayCache, CacheItem, PackedArray
 from xmkd.data.preprocess import UltrasoundPrep
 from xmkd.data.rng import id_hash, mix
 from xmkd.data.streams import Side, Stream, Study
-from xmkd.errors import ManifestError
+from xmkd.errors import ConfigError, ManifestError
 
 Samples = dict[str, Any]
 Change = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.uint8]]
@@ -256,13 +256,13 @@ class UnpairedDataModule(LightningDataModule):
         seed = (self.seed, id_hash(name) % 2**32)
         sampler = EpochSampler(rows, labels, config.sampler, seed, *self._rank_and_world(), self.first_epoch)
         # A last batch of one sample would break batch normalisation.
-        return self._loader(name, sampler, drop_last=len(sampler) > config.batch_size)
+        return self._loader(name, sampler, drop_last=len(sampler) > self._share(name))
 
     def _loader(self, name: str, sampler: Sampler[int], *, drop_last: bool) -> DataLoader[Samples]:
         workers = self.data.num_workers
         return DataLoader(
             self.datasets[name],
-            batch_size=self.data.streams[name].batch_size,
+            batch_size=self._share(name),
             sampler=sampler,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -272,6 +272,17 @@ class UnpairedDataModule(LightningDataModule):
             # Without one of its own the loader takes numbers from torch's, more often with fresh workers than without.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    def _share(self, name: str) -> int:
+        """Samples per step of this process."""
+        size, world = self.data.streams[name].batch_size, self._rank_and_world()[1]
+        if size % world:
+            raise ConfigError(
+                f"a batch of {size} can't be shared out evenly over {world} processes",
+                where=f"data.streams.{name}.batch_size",
+                fixes=(f"use a multiple of {world}", "use another number of trainer.devices"),
+            )
+        return size // world
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:

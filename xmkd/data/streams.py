@@ -83,22 +83,28 @@ class Study:
         return found.union(*(stream.patients(*sides) for stream in self.streams.values()))
 
 
-def plan(data: DataConfig) -> Study:
+def plan(data: DataConfig, *, rest: Side | None = None) -> Study:
     """Load the manifests, keep the rows asked for and split their patients.
 
     With `data.fold = k` the test side is fold k of `data.folds`, and `data.split.val` and `.calib` are fractions of the
-    other folds' patients. Patients without a label in any stream train.
+    other folds' patients. Unlabelled samples stand where a `split` column puts them, else they train.
+
+    Args:
+        data: Settings.
+        rest: Put everyone whom no `split` column places on this side, instead of splitting.
 
     Raises:
         ManifestError: A manifest is wrong, no row is left, or the split is impossible.
     """
     rows = {name: _rows(name, config) for name, config in data.streams.items()}
-    sides = _sides(rows, data)
+    sides = _sides(rows, data) if rest is None else pd.Series(dtype=str)
     streams = {}
     for name, (manifest, table) in rows.items():
         config = data.streams[name]
         keys = manifest.card.name + "/" + table["patient_id"]
-        table = table.assign(side=[sides.get(key, "train") for key in keys]).reset_index(drop=True)
+        placed = [own if isinstance(own, str) else rest or "train" for own in table["split"]]
+        side = [sides.get(key, otherwise) for key, otherwise in zip(keys, placed, strict=True)]
+        table = table.assign(side=side).reset_index(drop=True)
         label = manifest.card.labels[config.label] if config.label else None
         streams[name] = Stream(name, config, manifest, table, label)
     lines = sorted(f"{n}\t{i}\t{s}" for n, st in streams.items() for i, s in st.table[["sample_id", "side"]].to_numpy())
@@ -172,6 +178,14 @@ def _divided(table: pd.DataFrame, label: str, data: DataConfig) -> pd.Series:
     fractions = {"val": data.split.val, "calib": data.split.calib, "test": data.split.test}
     if data.fold is None:
         return manifests.split(table, label, fractions, data.split.seed).of(table)
+    if (table["split"] == "test").any():
+        raise ManifestError(
+            "the split column keeps patients for the test; folds would train on them",
+            fixes=(
+                "leave them out: data.streams.NAME.where.split=[train,val]",
+                "test on them: xmkd fit, without folds",
+            ),
+        )
     fold = manifests.folds(table, label, data.folds, data.split.seed)
     rest = fold.rest(table, data.fold).assign(split=None)
     return manifests.split(rest, label, fractions | {"test": 0.0}, data.split.seed).of(table).fillna("test")

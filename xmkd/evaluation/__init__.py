@@ -1,1 +1,1 @@
-"""Statistics of diagnostic accuracy, thresholds, comparison and report; no Lightning here."""
+"""Statistics of diagnostic accuracy, thresholds, comparison; no Lightning here."""
