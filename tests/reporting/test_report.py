@@ -64,6 +64,13 @@ def test_confusion_matrix_counts_every_test_sample_once(page: Page, finished: Pa
     assert page.confusion() == [[counts[0, 0], counts[0, 1]], [counts[1, 0], counts[1, 1]]]
 
 
+def test_every_site_by_itself(page: Page, finished: Path) -> None:
+    test = runs.find(only_run(finished)).predictions("test")
+    for site, rows in test.groupby("site"):
+        assert page.row(str(site))[1:3] == [str(len(rows)), str(rows["patient_id"].nunique())]
+    assert page.headings.count("Sites") == 1
+
+
 def test_split_and_the_proof_that_it_is_by_patient(page: Page, finished: Path) -> None:
     test = runs.find(only_run(finished)).predictions("test")
     row = page.row("Test")
@@ -316,12 +323,15 @@ def test_backbones_without_places_have_pictures_but_no_map(copied: Path, monkeyp
 
 def test_further_test_on_other_data_has_its_own_report(cli: Cli, copied: Path, tmp_path: Path) -> None:
     other = write_study(tmp_path / "other", patients=24, each=1, size=32, seed=5, name="hospital")
-    assert cli("test", copied, f"data.streams.tvus.manifest={other}", "data.split.test=0.6").code == 0
+    assert cli("test", copied, f"data.streams.tvus.manifest={other}").code == 0
     (folder,) = copied.glob("test_*")
+    tested = len(pd.read_csv(folder / "predictions_test.csv"))
     for _ in range(2):
         found = load(folder)
         assert "others than the run's own test patients" in found.text
         assert "on hospital, written" in found.text
+        assert found.row("Test")[2] == str(tested)
+        assert "is not the one that the run was made from" not in found.text
         assert "Another data set than in training." in found.row("33")[2]
         assert "come from the same data set" not in found.text
         assert "map of" in found.text, "the weights lie one folder up"

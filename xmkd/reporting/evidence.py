@@ -171,16 +171,15 @@ def collect(run: Run, experiment: Experiment | None = None, study: Study | None 
             fixes=("finish it: xmkd fit", "name another run"),
         )
     experiment = experiment or run.experiment()
-    problem = ""
+    summary, record, problem = run.summary(), run.provenance(), ""
     if study is None:
-        study, problem = _planned(experiment)
-    summary = run.summary()
+        study, problem = _planned(experiment, record)
     folds = []
     if summary["side"] == OUT_OF_FOLD:
         for k in range(experiment.data.folds):
             part = replace(experiment, data=replace(experiment.data, fold=k))
             folds.append(collect(Run(run.folder / f"fold_{k}"), part))
-    found = Evidence(run, experiment, summary, run.provenance(), study, problem, folds)
+    found = Evidence(run, experiment, summary, record, study, problem, folds)
     return _only_if_same_samples(found)
 
 
@@ -218,11 +217,16 @@ def _data_sets(record: dict[str, Any]) -> set[str]:
     return {str(manifest["data_set"]) for manifest in record["manifests"].values()}
 
 
-def _planned(experiment: Experiment) -> tuple[Study | None, str]:
+def _planned(experiment: Experiment, record: dict[str, Any]) -> tuple[Study | None, str]:
+    """The study anew; in a further test (`xmkd test` on another manifest) everyone may stand on the test side."""
     try:
-        return plan(experiment.data), ""
+        study = plan(experiment.data)
+        if study.split_hash != record["split"]:
+            whole = plan(experiment.data, rest="test")
+            study = whole if whole.split_hash == record["split"] else study
     except XmkdError as error:
         return None, error.what
+    return study, ""
 
 
 def _only_if_same_samples(evidence: Evidence) -> Evidence:

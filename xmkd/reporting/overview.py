@@ -46,11 +46,12 @@ def with_bounds(interval: Interval) -> str:
 
 
 def cards(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Name, value and interval of the figures in large type."""
+    """Name, value and interval of the figures in large type; of patients where they have several samples."""
     wanted = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
-    found = [name for name in wanted if name in evidence.intervals]
+    both = ((f"patient/{name}", name) for name in wanted)
+    found = [next(n for n in pair if n in evidence.intervals) for pair in both if set(pair) & set(evidence.intervals)]
     within = ", within folds" if evidence.crossval and evidence.binary else ""
-    names = {n: metric_name(n) + (within if n == "auroc" else "") for n in found[:3]}
+    names = {n: metric_name(n) + (within if n.endswith("auroc") else "") for n in found[:3]}
     return [(name, f"{evidence.intervals[n].value:.3f}", bounds(evidence.intervals[n])) for n, name in names.items()]
 
 

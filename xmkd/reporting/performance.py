@@ -54,7 +54,8 @@ def operating_point(evidence: Evidence) -> Section:
     section.blocks.append(Matrix(evidence.classes, counts, caption, evidence.source))
     rows = [
         [metric_name(name), *_cells(evidence.intervals[name]), "summary.json"]
-        for name in ("sensitivity", "specificity")
+        for name in ("patient/sensitivity", "patient/specificity", "sensitivity", "specificity")
+        if name in evidence.intervals
     ]
     rows += [[name, *_cells(interval), evidence.source] for name, interval in _predictive(evidence, threshold)]
     caption = "Rates at the operating point. Predictive values hold at this set's prevalence only."
