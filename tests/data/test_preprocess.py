@@ -229,6 +229,23 @@ def test_mr_voxels_stay_where_they_are_in_the_patient(size: tuple[int, int, int]
     np.testing.assert_allclose(OBLIQUE @ out.to_source, out.affine)
 
 
+def test_ultrasound_pixels_stay_where_they_are_in_the_patient() -> None:
+    picture = fan()[0]
+    picture[150:153, 180:183] = 255
+    image = Image(picture[None], "image", (0.8, 0.7), OBLIQUE, "us")
+    out = prepare(image, UltrasoundPrep(size=(64, 96)))
+    assert out.affine is not None
+    for h, w in ((0, 0), (10, 80), (63.5, 41)):
+        source_h, source_w, _ = out.to_source @ (h, w, 1)
+        np.testing.assert_allclose(out.affine @ (0, h, w, 1), OBLIQUE @ (0, source_h, source_w, 1))
+    assert abs(out.affine - OBLIQUE).max() > 1
+    assert np.linalg.norm(out.affine[:3, 1:3], axis=0) == pytest.approx(out.spacing_mm)
+    clip = prepare(Image(np.stack([picture] * 2)[None], "clip", (0.8, 0.7), OBLIQUE), UltrasoundPrep(crop_sector=False))
+    assert clip.affine is not None
+    np.testing.assert_allclose(clip.affine, OBLIQUE @ np.block([[1, np.zeros(3)], [np.zeros((3, 1)), clip.to_source]]))
+    assert prepare(still(picture), UltrasoundPrep()).affine is None
+
+
 def test_mr_resampling_keeps_the_outer_edge() -> None:
     image = volume((20, 60, 50), np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
     out = prepare(image, MriPrep(spacing_mm=(2, 0.5, 2)))

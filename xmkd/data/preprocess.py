@@ -86,7 +86,7 @@ class Prepared:
     Attributes:
         array: Ultrasound uint8 `(1, H, W)` or `(1, T, H, W)`; MR float16 `(C, D, H, W)`.
         spacing_mm: (H, W) or (D, H, W); None if unknown.
-        affine: 4x4, from index (d, h, w, 1) to LPS mm; None if unknown.
+        affine: 4x4, from an index of `array` (d, h, w, 1) to LPS mm, d = 0 for images and clips; None if unknown.
         to_source: Homogeneous matrix from an index of `array` (h, w, 1) or (d, h, w, 1) to an index of the source.
     """
 
@@ -153,7 +153,12 @@ def _ultrasound(image: Image, prep: UltrasoundPrep) -> Prepared:
         to_source[axis, axis] = 1 / scale[axis]
         to_source[axis, 2] = start + (0.5 - pad[axis]) / scale[axis] - 0.5
     spacing = None if image.spacing_mm is None else tuple(s / f for s, f in zip(image.spacing_mm, scale, strict=True))
-    return Prepared(out[None] if image.kind == "clip" else out, spacing, image.affine, to_source)
+    affine = None
+    if image.affine is not None:
+        in_plane = np.eye(4)
+        in_plane[1:, 1:] = to_source
+        affine = image.affine @ in_plane
+    return Prepared(out[None] if image.kind == "clip" else out, spacing, affine, to_source)
 
 
 def _mri(image: Image, prep: MriPrep) -> Prepared:
