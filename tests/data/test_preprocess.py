@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -323,8 +326,37 @@ def test_the_spec_hash_knows_settings_and_code(monkeypatch: pytest.MonkeyPatch) 
     assert len(hashes) == 4
     before = spec_hash(MriPrep())
     assert before == spec_hash(MriPrep())
-    monkeypatch.setattr(preprocess, "CODE_VERSION", preprocess.CODE_VERSION + 1)
+    monkeypatch.setattr(preprocess, "code_hash", lambda: "other code")
     assert spec_hash(MriPrep()) != before
+
+
+def test_the_code_hash_follows_each_source_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(preprocess.__file__).parent
+    for name in preprocess._CODE:
+        shutil.copy(package / f"{name}.py", tmp_path)
+    monkeypatch.setattr(preprocess, "__file__", str(tmp_path / "preprocess.py"))
+    code_hash = preprocess.code_hash.__wrapped__
+    assert code_hash() == preprocess.code_hash()
+    seen = {code_hash()}
+    for count, name in enumerate(preprocess._CODE, start=2):
+        with (tmp_path / f"{name}.py").open("a") as file:
+            file.write("# changed\n")
+        seen.add(code_hash())
+        assert len(seen) == count
+
+
+def test_the_code_hash_covers_all_that_readers_and_preprocessing_import() -> None:
+    package = Path(preprocess.__file__).parent
+    known, new = set[str](), {"readers", "preprocess"}
+    while new:
+        known |= new
+        text = "\n".join((package / f"{name}.py").read_text() for name in new)
+        found = {
+            name for names in re.findall(r"from xmkd\.data import (.+)", text) for name in re.findall(r"\w+", names)
+        }
+        found |= set(re.findall(r"from xmkd\.data\.(\w+) import", text))
+        new = {name for name in found if (package / f"{name}.py").exists()} - known
+    assert set(preprocess._CODE) == known
 
 
 def test_preprocessing_needs_no_torch() -> None:

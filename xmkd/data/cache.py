@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmkd.data.cachefiles import CacheListing, Folder, Meta
-from xmkd.data.preprocess import Prep, Prepared, prepare, prepare_mask, spec_hash
+from xmkd.data.preprocess import Prep, Prepared, mask_classes, prepare, prepare_mask, spec_hash
 from xmkd.errors import CacheError, ReadError, XmkdError
 
 Array = NDArray[np.generic]
@@ -241,7 +241,7 @@ class ArrayCache:
         if item.mask is None:
             return prepare(read(item.source, modality=item.modality), item.prep)
         image = self.entry(CacheItem(item.source, item.prep, item.modality))
-        mask = prepare_mask(_labels(read(item.mask).array[0]), image)
+        mask = prepare_mask(mask_classes(read(item.mask).array[0]), image)
         return Prepared(mask, image.spacing_mm, image.affine, image.to_source)
 
     def _open(self, key: str) -> Prepared | None:
@@ -251,18 +251,6 @@ class ArrayCache:
         spacing = None if meta["spacing_mm"] is None else tuple(meta["spacing_mm"])
         affine = None if meta["affine"] is None else np.array(meta["affine"])
         return Prepared(self.files.open(key, meta), spacing, affine, np.array(meta["to_source"]))
-
-
-def _labels(mask: Array) -> NDArray[np.uint8]:
-    """Class indices of a mask as stored: 0 and 255 mean 0 and 1."""
-    values = set(np.unique(mask).tolist())
-    if not values <= set(range(256)):
-        raise ReadError(
-            f"a mask must hold whole numbers from 0 to 255, not {min(values)} to {max(values)}",
-            fixes=("save class numbers in it", "empty the mask cell of its row"),
-        )
-    labels = mask.astype(np.uint8)
-    return np.minimum(labels, 1) if values <= {0, 255} else labels
 
 
 def _key(item: CacheItem) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,11 @@ from xmkd.data import mri, ultrasound
 from xmkd.data.image import SKIP, Image
 from xmkd.errors import ConfigError, ReadError
 
-CODE_VERSION = 2  # raise it whenever the output of this file changes: cached arrays made before are then rebuilt
+# The files beside this one that have a part in a prepared array; cached arrays are made again when one of them changes.
+_CODE = (
+    "dicom", "dicom_header", "dicom_series", "image", "mri", "pictures", "preprocess", "readers", "slices",
+    "ultrasound", "volumes",
+)  # fmt: skip
 
 Array = NDArray[np.generic]
 _WAYS = ("export the image again from its source", SKIP)
@@ -97,8 +103,17 @@ class Prepared:
 
 
 def spec_hash(prep: Prep) -> str:
-    """A name for what `prepare` does under these settings and this version of the code."""
-    return hashlib.blake2b(f"{CODE_VERSION} {prep!r}".encode(), digest_size=8).hexdigest()
+    """A name for what `prepare` does under these settings and with this source code."""
+    return hashlib.blake2b(f"{code_hash()} {prep!r}".encode(), digest_size=8).hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the source code that reads and prepares images, taken once per process."""
+    code = hashlib.blake2b(digest_size=8)
+    for name in _CODE:
+        code.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return code.hexdigest()
 
 
 def prepare(image: Image, prep: Prep) -> Prepared:
@@ -111,6 +126,22 @@ def prepare(image: Image, prep: Prep) -> Prepared:
     if isinstance(prep, UltrasoundPrep):
         return _ultrasound(image, prep)
     return _mri(image, prep)
+
+
+def mask_classes(mask: Array) -> NDArray[np.uint8]:
+    """Class indices of a mask as stored: 0 and 255 mean 0 and 1.
+
+    Raises:
+        ReadError: It holds other values than whole numbers from 0 to 255.
+    """
+    values = set(np.unique(mask).tolist())
+    if not values <= set(range(256)):
+        raise ReadError(
+            f"a mask must hold whole numbers from 0 to 255, not {min(values)} to {max(values)}",
+            fixes=("save class numbers in it", "empty the mask cell of its row"),
+        )
+    labels = mask.astype(np.uint8)
+    return np.minimum(labels, 1) if values <= {0, 255} else labels
 
 
 def prepare_mask(mask: Array, prepared: Prepared) -> Array:
