@@ -19,7 +19,7 @@ from xmkd.data import cache as cache_module
 from xmkd.data import preprocess
 from xmkd.data.cache import ArrayCache, CacheItem
 from xmkd.data.image import Image
-from xmkd.data.preprocess import UltrasoundPrep, prepare
+from xmkd.data.preprocess import MriPrep, UltrasoundPrep, prepare
 from xmkd.data.readers import read
 from xmkd.errors import CacheError, ReadError
 
@@ -101,6 +101,60 @@ def test_a_series_folder_is_made_anew_when_one_of_its_files_changes(
     (tmp_path / "series" / "deep" / "2.dcm").write_bytes(b"another slice")
     cache.get(tmp_path / "series", PREP)
     assert len(reads) == 2
+
+
+METAIMAGE = "ObjectType = Image\nNDims = 3\nDimSize = 8 6 4\nElementType = MET_UCHAR\nElementSpacing = 1 1 2\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 8 6 4\nspacings: 1 1 2\nencoding: raw\n"
+DETACHED = [
+    ("v.mhd", METAIMAGE + "ElementDataFile = the voxels.raw\n", ["the voxels.raw"]),
+    ("v.mhd", METAIMAGE + "ElementDataFile = v%02d.raw 1 4 1\n", [f"v{i:02d}.raw" for i in (1, 2, 3, 4)]),
+    ("v.mhd", METAIMAGE + "ElementDataFile = LIST\na.raw\nb.raw\nc.raw\nd.raw\n", ["a.raw", "b.raw", "c.raw", "d.raw"]),
+    ("v.nhdr", NRRD + "data file: deep/voxels.raw\n", ["deep/voxels.raw"]),
+    ("v.nhdr", NRRD + "data file: v%02d.raw 1 4 1 2\n", [f"v{i:02d}.raw" for i in (1, 2, 3, 4)]),
+    ("v.nhdr", NRRD + "data file: LIST 2\na.raw\nb.raw\nc.raw\nd.raw\n", ["a.raw", "b.raw", "c.raw", "d.raw"]),
+]
+
+
+@pytest.mark.parametrize("name, header, parts", DETACHED)
+def test_voxels_rewritten_beside_their_header_are_read_again(
+    cache: ArrayCache, tmp_path: Path, name: str, header: str, parts: list[str]
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / name).write_text(header)
+
+    def write_voxels(seed: int, wanted: list[str]) -> None:
+        voxels = np.random.default_rng(seed).integers(0, 200, (len(parts), 192 // len(parts)), dtype=np.uint8)
+        for part, values in zip(parts, voxels, strict=True):
+            if part in wanted:
+                (tmp_path / part).write_bytes(values.tobytes())
+                os.utime(tmp_path / part, (seed, seed))
+
+    write_voxels(1, parts)
+    before = np.array(cache.get(tmp_path / name, MriPrep()))
+    np.testing.assert_array_equal(cache.get(tmp_path / name, MriPrep()), before)
+    assert len(cache.ls()) == 1
+    write_voxels(2, parts[-1:])
+    after = cache.get(tmp_path / name, MriPrep())
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, prepare(read(tmp_path / name), MriPrep()).array)
+
+
+def test_a_dicomdir_is_read_again_when_a_file_it_lists_changes(
+    cache: ArrayCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disc = tmp_path / "disc"
+    (disc / "study").mkdir(parents=True)
+    for name in ("DICOMDIR", "study/1"):
+        (disc / name).write_bytes(b"something")
+    ramp = Image(np.arange(4096, dtype=np.uint8).reshape(1, 64, 64), "image")
+    monkeypatch.setattr("xmkd.data.readers.read", lambda path, modality=None: ramp)
+    seen = count_preparations(monkeypatch)
+    for _ in range(2):
+        cache.get(disc / "DICOMDIR", PREP)
+    assert len(seen) == 1
+    (disc / "study" / "1").write_bytes(b"something else")
+    cache.get(disc / "DICOMDIR", PREP)
+    assert len(seen) == 2
 
 
 def damage_sidecar(array: Path) -> None:

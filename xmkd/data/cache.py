@@ -10,8 +10,10 @@ A stream of many small arrays of one shape is read from a pack: all of them in o
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +32,7 @@ Array = NDArray[np.generic]
 OnError = Literal["raise", "skip"]
 
 _FORMAT = "2"  # of the files; raise it when the sidecar changes
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.*)$", re.MULTILINE | re.IGNORECASE)
 _ALONE = 64  # arrays that one process makes before a pool of processes would have started
 
 
@@ -263,11 +266,48 @@ def _digest(text: str) -> str:
 
 
 def _fingerprint(source: Path) -> str:
-    """Path, size and time of a file, or of every file in a folder."""
-    try:
-        stat = os.stat(source)  # noqa: PTH116 - called for every sample; twice as fast as Path.stat
-    except OSError:
-        return f"{source}?"
+    """Path, size and time of every file that reading this source may open."""
     if source.is_dir():
-        return f"{source}/" + ";".join(_fingerprint(p) for p in sorted(source.rglob("*")) if p.is_file())
-    return f"{os.path.abspath(source)}?{stat.st_size}?{stat.st_mtime_ns}"  # noqa: PTH100
+        return f"{source}/" + _stats(source.rglob("*"))
+    if source.name.upper() == "DICOMDIR":  # an index of the files below its folder
+        return _stats(source.parent.rglob("*"))
+    if source.suffix.lower() in (".mhd", ".mha", ".nhdr", ".nrrd"):
+        return _stats([source, *_data_files(source)])
+    return _stat(source)
+
+
+def _stats(paths: Iterable[Path]) -> str:
+    return ";".join(_stat(path) for path in sorted(paths) if not path.is_dir())
+
+
+def _stat(path: Path) -> str:
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - called for every sample; twice as fast as Path.stat
+    except OSError:
+        return f"{path}?"
+    return f"{os.path.abspath(path)}?{stat.st_size}?{stat.st_mtime_ns}"  # noqa: PTH100
+
+
+def _data_files(header: Path) -> list[Path]:
+    """The files beside a MetaImage or NRRD header that hold its voxels; none where they follow in the same file.
+
+    Either format names one file, a pattern such as `slice%03d.raw 1 20 1`, or LIST with one name on each further line
+    (itk.org, MetaIO; teem.sourceforge.net/nrrd/format.html, section 4).
+    """
+    try:
+        with header.open("rb") as file:
+            start = file.read(1 << 16)
+            found = _DATA_FILE.search(start)
+            named = "" if found is None else found[1].decode(errors="replace").strip()
+            first = named.split(" ")[0]
+            if found is None or first.upper() == "LOCAL":
+                return []
+            if first.upper() == "LIST":
+                lines = (start[found.end() :] + file.read()).decode(errors="replace").splitlines()
+                return [header.parent / line.strip() for line in lines if line.strip()]
+    except OSError:
+        return []
+    if "%" in first:
+        pattern = re.sub(r"%\d*d", "*", glob.escape(str(header.parent / first)))
+        return [Path(path) for path in glob.glob(pattern)]  # noqa: PTH207 - the pattern may be absolute
+    return [header.parent / named]
