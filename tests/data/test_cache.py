@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -177,6 +179,83 @@ def test_a_damaged_entry_is_rebuilt(cache: ArrayCache, images: list[Path], harm:
     assert len(cache.ls()) == 1
 
 
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def flip_header(array: Path) -> None:
+    flip(array, 20)
+
+
+def flip_content(array: Path) -> None:
+    flip(array, -5)
+
+
+def change_sidecar(array: Path) -> None:
+    sidecar = array.with_suffix(".json")
+    sidecar.write_text(re.sub(r'("spacing_mm": \[?)null', r"\1[1.0, 1.0]", sidecar.read_text()))
+
+
+FLIPS = [flip_header, flip_content, change_sidecar]
+
+
+@pytest.mark.parametrize("harm", FLIPS)
+def test_a_flipped_byte_in_an_entry_does_not_get_into_a_pack(cache: ArrayCache, images: list[Path], harm: Any) -> None:
+    items = [CacheItem(p, PREP) for p in images]
+    expected = np.stack([cache.get(p, PREP) for p in images])
+    victim = cache.ls()[2].path
+    harm(victim)
+    with pytest.warns(UserWarning, match=f"{victim.name} is damaged"):
+        pack = cache.pack(items)
+    np.testing.assert_array_equal(pack.array, expected)
+    assert pack.spacing_mm == [None] * len(items)
+    assert cache.verify() == []  # the entry is mended too
+
+
+@pytest.mark.parametrize("harm", FLIPS)
+def test_a_flipped_byte_in_a_pack_is_mended(cache: ArrayCache, images: list[Path], harm: Any) -> None:
+    items = [CacheItem(p, PREP) for p in images]
+    pack = cache.pack(items)
+    expected = np.array(pack.array)
+    harm(pack.path)
+    with pytest.warns(UserWarning, match=f"{pack.path.name} is damaged"):
+        mended = cache.pack(items)
+    np.testing.assert_array_equal(mended.array, expected)
+    assert mended.spacing_mm == [None] * len(items)
+    with warnings.catch_warnings(action="error"):
+        assert cache.pack(items).path == mended.path
+
+
+def test_a_process_reads_a_pack_through_once(
+    cache: ArrayCache, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [CacheItem(p, PREP) for p in images]
+    cache.pack(items)
+    opened: list[str] = []
+    plain_open = Path.open
+
+    def spy(path: Path, *args: Any, **kwargs: Any) -> Any:
+        opened.append(path.name)
+        return plain_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", spy)
+    packs = [cache.pack(items) for _ in range(3)]
+    assert opened.count(packs[0].path.name) == 1
+
+
+def test_a_pack_too_large_to_be_read_through_is_left_to_verify(
+    cache: ArrayCache, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [CacheItem(p, PREP) for p in images]
+    pack = cache.pack(items)
+    flip_content(pack.path)
+    monkeypatch.setattr("xmkd.data.cachefiles._CHECKED_BYTES", pack.path.stat().st_size - 1)
+    assert cache.pack(items).path == pack.path
+    assert cache.verify() == [pack.path]
+
+
 def test_verify_finds_a_flipped_byte(cache: ArrayCache, images: list[Path]) -> None:
     for path in images[:3]:
         cache.get(path, PREP)
@@ -342,6 +421,36 @@ def test_a_pack_holds_every_readable_item_in_order(cache: ArrayCache, images: li
         cache.pack(items)
     make_image(images[2])
     assert cache.pack(items).rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_was_skipped_is_tried_again_and_joins_once_it_can_be_read(
+    cache: ArrayCache, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [CacheItem(p, PREP) for p in images]
+    away = set(images[1:3])
+
+    def flaky_read(path: Path, modality: str | None = None) -> Image:
+        if path in away:
+            raise ReadError("no codec", where=path)
+        return read(path, modality=modality)
+
+    monkeypatch.setattr("xmkd.data.readers.read", flaky_read)
+    seen = count_preparations(monkeypatch)
+    first = cache.pack(items, on_error="skip")
+    again = cache.pack(items, on_error="skip")
+    assert first.rows.tolist() == again.rows.tolist() == [0, -1, -1, 1, 2, 3]
+    assert (first.path, list(again.errors)) == (again.path, images[1:3])
+    assert len(seen) == 4
+    away.remove(images[1])
+    partly = cache.pack(items, on_error="skip")
+    assert partly.rows.tolist() == [0, 1, -1, 2, 3, 4]
+    away.clear()
+    whole = cache.pack(items, on_error="skip")
+    assert (whole.rows.tolist(), whole.errors) == ([0, 1, 2, 3, 4, 5], {})
+    assert len(seen) == 6
+    np.testing.assert_array_equal(whole.array, [cache.get(p, PREP) for p in images])
+    # A run that still uses the first pack and opens it in another process finds its own rows there.
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).array, whole.array[[0, 3, 4, 5]])
 
 
 def test_a_pack_travels_to_another_process_by_name(cache: ArrayCache, images: list[Path]) -> None:

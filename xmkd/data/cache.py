@@ -1,11 +1,12 @@
 """Prepared arrays on disk, read through memory maps.
 
 An entry is two files in the cache folder: `<key>.npy` and, written last, `<key>.json` with its geometry, size and
-checksum. The key hashes path, size and time of the source together with the settings and the version of the code, so an
-entry can't be stale: whatever changes leads to another key. A file is written beside its place under another name and
-moved there in one step, so other processes never see half an entry.
+checksum. The key hashes path, size and time of every file of the source together with the settings and our own code: a
+change of any of them leads to another key (docs/data.md says what that can't notice). A file is written beside its
+place under another name and moved there in one step, so other processes never see half an entry.
 
-A stream of many small arrays of one shape is read from a pack: all of them in one file, opened once.
+A stream of many small arrays of one shape is read from a pack: all of them in one file, opened once. Checksums are
+compared when an entry goes into a pack, and once in each process that opens a pack.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from xmkd.errors import CacheError, ReadError, XmkdError
 Array = NDArray[np.generic]
 OnError = Literal["raise", "skip"]
 
-_FORMAT = "2"  # of the files; raise it when the sidecar changes
+_FORMAT = "3"  # of the files; raise it when the sidecar changes
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.*)$", re.MULTILINE | re.IGNORECASE)
 _ALONE = 64  # arrays that one process makes before a pool of processes would have started
 
@@ -151,30 +152,39 @@ class ArrayCache:
     ) -> PackedArray:
         """All items in one memory map; they must share shape and type.
 
+        What was skipped is tried again on every call, since a missing codec or a lost disk may be back. A pack is named
+        after the items in it, so that one with other items never takes the place of one that is in use.
+
         Raises:
             XmkdError: A source failed and `on_error` is "raise", all failed, or the shapes differ.
         """
-        key = "pack-" + _digest("".join(_key(item) for item in items))
-        meta = self.files.meta(key)
-        if meta is None or (meta["errors"] and on_error == "raise"):
-            meta = self._pack(key, items, self.warm(items, workers, on_error=on_error))
+        key, errors = _pack_key(items), dict[Path, str]()
+        meta = self.files.checked(key)
+        if meta is None:
+            errors = self.warm(items, workers, on_error=on_error).errors
+            readable = [item for item in items if item.source not in errors]
+            if errors and readable:
+                key = _pack_key(readable)
+                meta = self.files.checked(key)
+            if not readable:
+                raise ReadError("none of the files can be read: " + next(iter(errors.values()), "the list is empty"))
+            meta = meta or self._pack(key, readable)
+        good = np.array([item.source not in errors for item in items])
         return PackedArray(
             self.files.array_path(key),
-            np.array(meta["rows"], np.int64),
+            np.where(good, np.cumsum(good) - 1, -1),
             [None if s is None else tuple(s) for s in meta["spacing_mm"]],
-            {Path(source): message for source, message in meta["errors"].items()},
+            errors,
         )
 
-    def _pack(self, key: str, items: Sequence[CacheItem], report: CacheReport) -> Meta:
-        readable = [item for item in items if item.source not in report.errors]
-        if not readable:
-            raise ReadError("none of the files can be read: " + next(iter(report.errors.values()), "the list is empty"))
+    def _pack(self, key: str, items: Sequence[CacheItem]) -> Meta:
         spacings: list[tuple[float, ...] | None] = []
         shape: list[tuple[int, ...]] = []
 
         def arrays() -> Iterator[Array]:
-            for item in readable:
-                entry = self.entry(item)
+            for item in items:
+                entry_key = _key(item)
+                entry = self._open(entry_key, check=True) or self._make(entry_key, item)
                 shape.append(entry.array.shape)
                 if shape[-1] != shape[0]:
                     raise ReadError(
@@ -185,14 +195,8 @@ class ArrayCache:
                 spacings.append(entry.spacing_mm)
                 yield entry.array
 
-        good = np.array([item.source not in report.errors for item in items])
-        meta = {
-            "source": f"pack of {len(readable)}",
-            "rows": np.where(good, np.cumsum(good) - 1, -1).tolist(),
-            "spacing_mm": spacings,  # filled while the arrays are written
-            "errors": {str(source): message for source, message in report.errors.items()},
-        }
-        return self.files.write(key, arrays(), len(readable), meta)
+        meta = {"source": f"pack of {len(items)}", "spacing_mm": spacings}  # filled while the arrays are written
+        return self.files.write(key, arrays(), len(items), meta)
 
     def _make_all(self, items: Sequence[CacheItem], workers: int | None) -> Iterable[XmkdError | None]:
         """Make these arrays; for each None or what went wrong."""
@@ -244,11 +248,13 @@ class ArrayCache:
         if item.mask is None:
             return prepare(read(item.source, modality=item.modality), item.prep)
         image = self.entry(CacheItem(item.source, item.prep, item.modality))
-        mask = prepare_mask(mask_classes(read(item.mask).array[0]), image)
+        stored = read(item.mask).array  # (C, ...); of a colour mask all that has a colour counts, not what has red
+        one = stored.any(axis=0) if (stored != stored[:1]).any() else stored[0]
+        mask = prepare_mask(mask_classes(one), image)
         return Prepared(mask, image.spacing_mm, image.affine, image.to_source)
 
-    def _open(self, key: str) -> Prepared | None:
-        meta = self.files.meta(key)
+    def _open(self, key: str, *, check: bool = False) -> Prepared | None:
+        meta = self.files.checked(key) if check else self.files.meta(key)
         if meta is None:
             return None
         spacing = None if meta["spacing_mm"] is None else tuple(meta["spacing_mm"])
@@ -259,6 +265,10 @@ class ArrayCache:
 def _key(item: CacheItem) -> str:
     mask = "" if item.mask is None else _fingerprint(item.mask)
     return _digest("|".join([_FORMAT, str(item.modality), spec_hash(item.prep), _fingerprint(item.source), mask]))
+
+
+def _pack_key(items: Sequence[CacheItem]) -> str:
+    return "pack-" + _digest("".join(_key(item) for item in items))
 
 
 def _digest(text: str) -> str:

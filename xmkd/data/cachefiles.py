@@ -1,13 +1,19 @@
-"""The files of the cache: an npy file and its JSON sidecar, each put in place in one step, and their upkeep."""
+"""The files of the cache: an npy file and its JSON sidecar, each put in place in one step, and their upkeep.
+
+The sidecar holds a CRC-32 of the npy file and of the sidecar's other fields: it always finds a single flipped byte,
+misses one in 2^32 of larger damages, and takes a quarter of the time of the hashes in hashlib.
+"""
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import io
 import json
 import re
 import time
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +30,13 @@ Meta = dict[str, Any]
 
 _OURS = re.compile(r"(pack-)?[0-9a-f]{32}\.(npy|json)|\.tmp-[0-9a-f]{32}")
 _NEEDED = {"source", "dtype", "shape", "offset", "checksum"}  # without one of them another version wrote the sidecar
+_BLOCK = 1 << 20  # bytes read at a time for a checksum: a pack may be larger than the memory
+_CHECKED_BYTES = 1 << 30  # larger packs would delay each start by seconds, so that only `verify` reads them through
 _ABANDONED_S = 3600.0  # a temporary file this old has lost its writer
+
+
+# Name, time and size of the files that this process has read through and found whole.
+_sound: set[tuple[str, int, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,37 @@ class Folder:
         whole = isinstance(meta, dict) and meta.get("size") == size and meta.keys() >= _NEEDED
         return meta if whole else None
 
+    def checked(self, key: str) -> Meta | None:
+        """The sidecar of a whole entry whose content agrees with its checksum; None, with a warning, where it doesn't.
+
+        A process reads a file through once; above 1 GiB it is left to `verify`.
+        """
+        meta, path = self.meta(key), self.array_path(key)
+        if meta is None or meta["size"] > _CHECKED_BYTES:
+            return meta
+        try:
+            seen = (str(path), path.stat().st_mtime_ns, meta["size"])
+        except OSError:  # cleaned away this moment
+            return None
+        if seen in _sound:
+            return meta
+        if not self._is_sound(key, meta):
+            warnings.warn(f"{path} is damaged and is made again; is this disk failing?", stacklevel=3)
+            return None
+        _sound.add(seen)
+        return meta
+
+    def _is_sound(self, key: str, meta: Meta) -> bool:
+        """Whether content and sidecar are what was written."""
+        checksum = 0
+        try:
+            with self.array_path(key).open("rb") as file:  # a disk that fails kills whoever reads a memory map
+                while block := file.read(_BLOCK):
+                    checksum = zlib.crc32(block, checksum)
+        except OSError:
+            return False
+        return bool(_with_fields(checksum, meta) == meta["checksum"])
+
     def open(self, key: str, meta: Meta) -> Array:
         """The array of a whole entry as a read-only memory map.
 
@@ -84,7 +127,7 @@ class Folder:
         Raises:
             CacheError: The disk is full, or the folder can't be written.
         """
-        checksum, layout = hashlib.blake2b(digest_size=16), Meta()
+        checksum, layout = 0, Meta()
         with _in_one_step(self.array_path(key)) as file:
             for array in arrays:
                 if not layout:
@@ -93,13 +136,16 @@ class Folder:
                         "shape": array.shape if count is None else (count, *array.shape),
                     }
                     header = {"descr": layout["dtype"], "fortran_order": False, "shape": layout["shape"]}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    layout["offset"] = file.tell()
+                    start = io.BytesIO()
+                    np.lib.format.write_array_header_1_0(start, header)
+                    layout["offset"] = file.write(start.getvalue())
+                    checksum = zlib.crc32(start.getvalue())
                 content = array.tobytes()
-                checksum.update(content)
+                checksum = zlib.crc32(content, checksum)
                 file.write(content)
             size = file.tell()
-        meta = {**meta, **layout, "size": size, "checksum": checksum.hexdigest()}
+        meta = {**meta, **layout, "size": size}
+        meta["checksum"] = _with_fields(checksum, meta)
         try:
             with _in_one_step(self.path / f"{key}.json") as file:
                 file.write(json.dumps(meta).encode())
@@ -125,7 +171,7 @@ class Folder:
             if not _OURS.fullmatch(path.name):
                 continue
             meta = self.meta(path.stem)
-            if meta is None or _checksum(self.open(path.stem, meta)) != meta["checksum"]:
+            if meta is None or not self._is_sound(path.stem, meta):
                 bad.append(path)
                 path.unlink(missing_ok=True)
                 path.with_suffix(".json").unlink(missing_ok=True)
@@ -150,11 +196,10 @@ class Folder:
         return freed
 
 
-def _checksum(array: Array) -> str:
-    checksum = hashlib.blake2b(digest_size=16)
-    for part in array:  # one row at a time: a pack may be larger than the memory
-        checksum.update(part.tobytes())
-    return checksum.hexdigest()
+def _with_fields(checksum: int, meta: Meta) -> int:
+    """The checksum of a file carried on over the other fields of its sidecar."""
+    fields = {name: value for name, value in meta.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode(), checksum)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class Manifest:
         table: One row per sample with the columns `COLUMNS`, the card's label columns and any others; ids are text,
             `fold` is Int64, and what is missing is NaN.
         card: The data set's card.
-        root: Folder that the paths start from; it need not exist on a machine that trains from cached arrays.
+        root: Folder that the paths start from; needed for training too, since the cache looks at the sources' times.
         hash: SHA-256 of the rows and label definitions, whatever the order of rows, columns and line endings.
         path: The CSV file.
     """
