@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from xmkd.data.cache import ArrayCache, CacheItem
 from xmkd.data.index import index_folder
 from xmkd.data.manifest import load
+from xmkd.data.preprocess import UltrasoundPrep
 from xmkd.data.sources import SOURCES
 from xmkd.errors import ManifestError
 
@@ -199,6 +203,23 @@ def test_mmotu_blocks_labels_and_masks(tmp_path: Path, monkeypatch: pytest.Monke
     assert table["mask"].fillna("-").tolist() == masks
 
 
+def test_a_coloured_mask_covers_whatever_has_a_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where N_binary.PNG is missing: N.PNG has a colour per class, and the red of a green lesion is 0."""
+    table = table_of(tmp_path, "mmotu_tvus", mmotu_original, monkeypatch)
+    files = [tmp_path / "mmotu_tvus" / str(table.loc["0020", column]) for column in ("path", "mask")]
+    Image.fromarray(np.random.default_rng(0).integers(1, 255, (40, 60), np.uint8)).save(files[0])
+    colours = np.zeros((40, 60, 3), np.uint8)
+    colours[10:20, 10:30] = (0, 128, 0)
+    Image.fromarray(colours).save(files[1])
+    prep = UltrasoundPrep(size=(40, 60), crop_sector=False, remove_overlays=False)
+    cache = ArrayCache(tmp_path / "cache")
+    mask = cache.entry(CacheItem(files[0], prep, mask=files[1])).array
+    np.testing.assert_array_equal(mask, colours[..., 1] > 0)
+    grey = np.repeat((colours[..., 1:2] > 0) * np.uint8(3), 3, axis=2)  # class 3, saved as RGB: it stays class 3
+    Image.fromarray(grey).save(files[1])
+    assert np.unique(cache.entry(CacheItem(files[0], prep, mask=files[1])).array).tolist() == [0, 3]
+
+
 def test_hc18_examinations_and_trimesters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = table_of(tmp_path, "hc18_fetal_head_us", hc18_original, monkeypatch)
     assert table.loc[["010_HC", "010_2HC"], "patient_id"].unique().tolist() == ["hc18_exam_010"]
@@ -255,3 +276,9 @@ def test_a_broken_class_list_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "OTU_2d" / "train_cls.txt").write_text("1.JPG 4\n2.JPG 9\n")
     with pytest.raises(ManifestError, match=r"train_cls\.txt, line 2"):
         SOURCES["mmotu_tvus"](tmp_path)
+
+
+def test_the_readme_names_every_set_and_its_command() -> None:
+    text = (CARDS / "README.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(SOURCES)
+    assert "--card data_manifests/mmotu_tvus.yaml --force" in text

@@ -249,7 +249,7 @@ class ArrayCache:
             return prepare(read(item.source, modality=item.modality), item.prep)
         image = self.entry(CacheItem(item.source, item.prep, item.modality))
         stored = read(item.mask).array  # (C, ...); of a colour mask all that has a colour counts, not what has red
-        one = stored.any(axis=0) if (stored != stored[:1]).any() else stored[0]
+        one: Array = np.any(stored, axis=0) if (stored != stored[:1]).any() else stored[0]
         mask = prepare_mask(mask_classes(one), image)
         return Prepared(mask, image.spacing_mm, image.affine, image.to_source)
 

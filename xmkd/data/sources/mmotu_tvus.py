@@ -4,6 +4,7 @@ Zhao et al. 2022, arXiv 2207.06799. Original layout (figshare 25058690):
 
     OTU_2d/images/N.JPG                 N = 1 .. 1469
     OTU_2d/annotations/N_binary.PNG     mask; N.PNG is the same with a colour per class
+                                        (of a coloured mask the cache takes all that is not black)
     OTU_2d/train_cls.txt, val_cls.txt   lines `N.JPG CLASS` with CLASS = 0 .. 7
 
 Copy: images/NNNN.jpg, masks/NNNN.png, index.csv.
