@@ -12,7 +12,10 @@ from tests.conftest import Cli
 from tests.evaluation.conftest import Predictions
 from xmkd.config import Experiment, load
 from xmkd.errors import RunError
-from xmkd.results import _held_out, _threshold, comparison
+from xmkd.evaluation.thresholds import operating_point
+from xmkd.reporting.evidence import Evidence
+from xmkd.reporting.overview import cards
+from xmkd.results import _held_out, _threshold, announce, comparison, write_summary
 from xmkd.runs import Run
 
 
@@ -82,3 +85,34 @@ def test_the_command_line_takes_the_cut_of_the_readers(cli: Cli, tmp_path: Path,
     assert "a reader's score is a positive call from 3 on" in called.out
     assert "reader ann: sensitivity 1.000" in called.out
     assert "--cut" in cli("compare", run, a_run(tmp_path / "b", table), "--cut", "3").err
+
+
+def test_figures_of_patients_come_first(run: Run, predictions: Predictions, capsys: pytest.CaptureFixture[str]) -> None:
+    table = predictions()
+    write_summary(run, table, "test", ["no", "yes"], operating_point("sens>=0.9", predictions(seed=1)), None)
+    announce(run)
+    printed = capsys.readouterr().out.splitlines()
+    names = ["patient/auroc", "patient/sensitivity", "patient/specificity", "auroc", "sensitivity", "specificity"]
+    assert [line.split()[0] for line in printed[:6]] == [f"test/{name}" for name in names]
+    assert "n=24 patients=24" in printed[1]
+    assert "n=120 patients=24" in printed[4]
+    assert any(line.startswith("operating point: ") and "a patient's mean score" in line for line in printed)
+
+
+def test_one_sample_per_patient_has_one_kind_of_figures(
+    run: Run, experiment: Path, predictions: Predictions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_summary(run, predictions(images=1), "test", ["no", "yes"], operating_point(0.5), None)
+    announce(run)
+    assert "patient/" not in capsys.readouterr().out
+    found = cards(Evidence(run, load(experiment), run.summary(), {}, None))
+    assert [name for name, _, _ in found] == ["AUROC", "Sensitivity", "Specificity"]
+
+
+def test_the_report_shows_figures_of_patients_in_large_type(
+    run: Run, experiment: Path, predictions: Predictions
+) -> None:
+    write_summary(run, predictions(), "test", ["no", "yes"], operating_point(0.5), None)
+    found = cards(Evidence(run, load(experiment), run.summary(), {}, None))
+    assert [name for name, _, _ in found] == [f"{n}, per patient" for n in ("AUROC", "Sensitivity", "Specificity")]
+    assert found[1][1] == f"{run.summary()['metrics']['patient/sensitivity']['value']:.3f}"

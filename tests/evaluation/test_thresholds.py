@@ -84,6 +84,15 @@ def test_youden_is_the_best_cut_and_says_it_is_optimistic() -> None:
     assert "optimistic" in point.note
 
 
+def test_a_promise_is_said_to_be_of_patients() -> None:
+    data = table([i / 40 for i in range(20, 40)], [i / 40 for i in range(20)])
+    for policy in ("sens>=0.9", "spec>=0.9"):
+        point = operating_point(policy, data)
+        assert str(point).endswith("; promised for a patient's mean score, not for single images")
+        assert not point.note, "a note is a warning of the report; this is none"
+    assert all("promised" not in str(point) for point in (operating_point("youden", data), operating_point(0.5)))
+
+
 def test_fixed_numbers_need_no_validation() -> None:
     assert operating_point(0.3).value == operating_point("0.3").value == 0.3
     assert operating_point("0.3").policy == "fixed"

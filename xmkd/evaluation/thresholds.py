@@ -46,7 +46,10 @@ class Threshold:
     def __str__(self) -> str:
         patients = f"{self.positive_patients} positive and {self.negative_patients} negative validation patients"
         origin = "" if self.positive_patients + self.negative_patients == 0 else f", from {patients}"
-        return f"positive from {self.value:.4f} on ({self.policy}{origin}){f'; {self.note}' if self.note else ''}"
+        notes = [self.note] if self.note else []
+        if POLICY.fullmatch(self.policy):
+            notes.append("promised for a patient's mean score, not for single images")
+        return "; ".join([f"positive from {self.value:.4f} on ({self.policy}{origin})", *notes])
 
 
 def operating_point(policy: str | float, validation: pd.DataFrame | None = None) -> Threshold:

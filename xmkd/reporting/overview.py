@@ -160,7 +160,7 @@ def _figures(evidence: Evidence) -> list[str]:
         found += [f"{metric_name(name)}: {p.replace('warning, ', '')}." for p in parts if "warning" in p]
         found += [f"{metric_name(name)}: {p}." for p in parts if p.startswith("missing:") or "left out" in p]
     threshold, calibrator = evidence.threshold, evidence.calibrator
-    if threshold is not None and threshold.note:
+    if threshold is not None and ("refused" in threshold.note or "optimistic" in threshold.note):
         text = f"Operating point: {threshold.note}."
         if "refused" in threshold.note:
             text += f" The figures use {threshold.value:g} instead, which nobody chose for these patients."
