@@ -20,7 +20,7 @@ from xmkd.evaluation import classification, thresholds
 from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
 from xmkd.evaluation.statistics import Interval
-from xmkd.evaluation.thresholds import Threshold
+from xmkd.evaluation.thresholds import DEFAULT_THRESHOLD, Threshold
 from xmkd.files import write_json, write_table
 from xmkd.methods import METHODS
 from xmkd.runs import Run
@@ -30,7 +30,6 @@ HEADLINES = (
     *("patient/auroc", "patient/sensitivity", "patient/specificity"),
     *("auroc", "sensitivity", "specificity", "macro_f1", "balanced_accuracy"),
 )
-DEFAULT_THRESHOLD = 0.5
 SKIPPED = "skipped.csv"
 
 
@@ -71,7 +70,7 @@ def write_summary(
     fitted: Calibrator | None,
 ) -> None:
     """Figures with intervals to metrics_<side>.csv and summary.json."""
-    found = classification.metrics(table, threshold.value, classes if len(classes) > 2 else None)
+    found = classification.metrics(table, threshold, classes if len(classes) > 2 else None)
     write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
     summary: dict[str, Any] = {
         "side": side,
@@ -86,7 +85,7 @@ def write_summary(
 def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Run]) -> None:
     """`predictions_oof.csv` and the summary of a cross-validation.
 
-    The threshold stays at 0.5: out-of-fold test scores may not choose their own operating point.
+    Each fold's samples are called positive from its own threshold on: out-of-fold test scores may not choose theirs.
     """
     table = pd.concat([run.predictions("test").assign(fold=k) for k, run in enumerate(folds)], ignore_index=True)
     write_table(parent.folder / "predictions_oof.csv", table)
@@ -96,7 +95,10 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     if (folds[0].folder / SKIPPED).is_file():
         write_table(parent.folder / SKIPPED, pd.read_csv(folds[0].folder / SKIPPED, dtype=str))
     stream = study.streams[METHODS[experiment.method_name].evaluates]
+    chosen = [run.summary()["threshold"] for run in folds]  # None for several classes
     threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
+    if all(chosen):
+        threshold = thresholds.of_folds([Threshold(**values) for values in chosen])
     write_summary(parent, table, "oof", list(stream.label.classes) if stream.label else [], threshold, None)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.conftest import Cli
 from tests.evaluation.conftest import Predictions
 from xmkd.config import Experiment, load
+from xmkd.data.streams import plan
 from xmkd.errors import RunError
 from xmkd.evaluation.thresholds import operating_point
+from xmkd.reporting.blocks import Matrix
 from xmkd.reporting.evidence import Evidence
 from xmkd.reporting.overview import cards
-from xmkd.results import _held_out, _threshold, announce, comparison, write_summary
+from xmkd.reporting.performance import operating_point as operating_section
+from xmkd.results import _held_out, _threshold, announce, comparison, join_folds, write_summary
 from xmkd.runs import Run
 
 
@@ -116,3 +120,35 @@ def test_the_report_shows_figures_of_patients_in_large_type(
     found = cards(Evidence(run, load(experiment), run.summary(), {}, None))
     assert [name for name, _, _ in found] == [f"{n}, per patient" for n in ("AUROC", "Sensitivity", "Specificity")]
     assert found[1][1] == f"{run.summary()['metrics']['patient/sensitivity']['value']:.3f}"
+
+
+def test_a_cross_validation_calls_each_fold_at_its_own_threshold(
+    tmp_path: Path, run: Run, experiment: Path, predictions: Predictions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folds on scales of their own: no common threshold would do."""
+    settings = load(experiment, ["data.folds=2"])
+    scales, folds = (0.1, 1.0), [Run(tmp_path / f"fold_{k}") for k in (0, 1)]
+    for k, (fold, scale) in enumerate(zip(folds, scales, strict=True)):
+        table = predictions(seed=k, shift=4)
+        table["score"] *= scale
+        a_run(fold.folder, table.assign(patient_id=f"{k}" + table["patient_id"], sample_id=f"{k}" + table["sample_id"]))
+        validation = predictions(seed=9 + k, shift=4)
+        point = operating_point("sens>=0.9", validation.assign(score=scale * validation["score"]))
+        write_summary(fold, fold.predictions("test"), "test", ["no", "yes"], point, None)
+    join_folds(run, settings, plan(settings.data), folds)
+    parts, joined = [fold.summary()["metrics"] for fold in folds], run.summary()["metrics"]
+    for name in ("sensitivity", "specificity", "patient/sensitivity", "patient/specificity", "balanced_accuracy"):
+        assert joined[name]["value"] == pytest.approx(sum(part[name]["value"] for part in parts) / 2), name
+    assert joined["sensitivity"]["method"] == "Korn-Graubard"
+    assert joined["sensitivity"]["note"] == "each fold at its own threshold, fixed on its validation patients"
+    announce(run)
+    assert "operating point: each fold at its own threshold, fixed on its" in capsys.readouterr().out
+
+    table = run.predictions("oof")
+    called = table["score"] >= np.where(table["fold"] == 0, *(fold.summary()["threshold"]["value"] for fold in folds))
+    evidence = Evidence(run, settings, run.summary(), run.provenance(), None)
+    (matrix,) = (block for block in operating_section(evidence).blocks if isinstance(block, Matrix))
+    assert matrix.counts[1] == [
+        int((~called & (table["label"] == 1)).sum()),
+        int((called & (table["label"] == 1)).sum()),
+    ]

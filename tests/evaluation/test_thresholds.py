@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.evaluation.conftest import Predictions
 from xmkd.errors import EvaluationError
-from xmkd.evaluation.thresholds import operating_point
+from xmkd.evaluation.thresholds import Threshold, cuts, of_folds, operating_point
 
 
 def table(positive: list[float], negative: list[float]) -> pd.DataFrame:
@@ -110,3 +110,30 @@ def test_validation_must_exist_and_hold_both_classes() -> None:
         operating_point("sens>=0.9")
     with pytest.raises(EvaluationError, match="all 20 samples are negative"):
         operating_point("sens>=0.9", table([], [0.1] * 20))
+
+
+def test_folds_keep_their_own_thresholds() -> None:
+    data = table([i / 40 for i in range(20, 40)], [i / 40 for i in range(20)])
+    first, second = (
+        operating_point("sens>=0.9", data),
+        operating_point("sens>=0.9", data.assign(score=data["score"] / 2)),
+    )
+    both = of_folds([first, second])
+    assert list(both.folds) == [first.value, second.value]
+    assert both.rule == "each fold at its own threshold, fixed on its validation patients"
+    assert str(both).startswith(f"{both.rule} (sens>=0.9, from {second.value:.4f} to {first.value:.4f})")
+    rows = pd.DataFrame({"score": [0.5] * 3, "fold": [1, 0, 1]})
+    assert cuts(rows, both).tolist() == [second.value, first.value, second.value]
+    assert cuts(rows, 0.3).tolist() == cuts(rows, operating_point(0.3)).tolist() == [0.3] * 3
+
+
+def test_folds_without_a_threshold_stay_at_a_half_and_say_so() -> None:
+    chosen = operating_point("youden", table([0.4, 0.6, 0.8], [0.1, 0.2, 0.3]))
+    refused = Threshold(0.5, "fixed", 0, 0, "youden refused: no validation patients")
+    some = of_folds([refused, chosen])
+    assert list(some.folds) == [0.5, 0.4]
+    assert some.note.endswith("fold 0 at 0.5: youden refused: no validation patients")
+    none = of_folds([refused, refused])
+    assert (none.value, list(none.folds)) == (0.5, [])
+    assert "no fold has a threshold of its own: youden refused" in none.note
+    assert of_folds([operating_point(0.3)] * 2) == operating_point(0.3), "a number is every fold's"

@@ -22,13 +22,14 @@ from xmkd.evaluation.inputs import binary_score, check_both_classes, check_group
 from xmkd.evaluation.proportions import proportion_interval
 from xmkd.evaluation.resampling import WeightedMetric, clustered_bootstrap
 from xmkd.evaluation.statistics import MIN_PATIENTS, TOO_FEW, Interval, auroc_interval
+from xmkd.evaluation.thresholds import Threshold, cuts
 
 BINARY = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "f1", "brier")
 
 
 def metrics(
     table: pd.DataFrame,
-    threshold: float = 0.5,
+    threshold: float | Threshold = 0.5,
     classes: Sequence[str] | None = None,
     *,
     level: float = 0.95,
@@ -39,7 +40,7 @@ def metrics(
 
     Args:
         table: Columns `sample_id, patient_id, label`, `score` or `score_0 ..`, optionally `site, fold`.
-        threshold: Positive from this score on (binary only).
+        threshold: Positive from this score on (binary only), or an operating point.
         classes: Names of the classes in order (multi-class only).
         level: Nominal coverage.
         seed: Seed of the bootstrap.
@@ -54,7 +55,12 @@ def metrics(
 
 
 def binary_metrics(
-    table: pd.DataFrame, threshold: float = 0.5, *, level: float = 0.95, seed: int = 0, resamples: int = 2000
+    table: pd.DataFrame,
+    threshold: float | Threshold = 0.5,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
 ) -> dict[str, Interval]:
     """AUROC, AUPRC, sensitivity, specificity, balanced accuracy, F1 and Brier score.
 
@@ -63,7 +69,7 @@ def binary_metrics(
 
     Args:
         table: Columns `sample_id, patient_id, label` (1 = positive), `score`, optionally `fold`.
-        threshold: Positive from this score on.
+        threshold: Positive from this score on, or an operating point.
         level: Nominal coverage.
         seed: Seed of the bootstrap.
         resamples: Number of bootstrap resamples.
@@ -81,15 +87,17 @@ def binary_metrics(
     return found
 
 
-def _binary(table: pd.DataFrame, threshold: float, level: float, seed: int, resamples: int) -> dict[str, Interval]:
+def _binary(
+    table: pd.DataFrame, threshold: float | Threshold, level: float, seed: int, resamples: int
+) -> dict[str, Interval]:
     label, score, patient = (table[c].to_numpy() for c in ("label", "score", "patient_id"))
-    fold, both = fold_codes(table), np.arange(2)
+    fold, both, cut = fold_codes(table), np.arange(2), cuts(table, threshold)
     found = {"auroc": auroc_interval(label, score, patient, level=level, fold=fold)}
     found.update(rates(table, threshold, level))
     bootstrapped: dict[str, WeightedMetric] = {
         "auprc": weighted.average_precision,
-        "balanced_accuracy": lambda y, s, w: weighted.balanced_accuracy(y, s >= threshold, w, both),
-        "f1": lambda y, s, w: weighted.macro_f1(y, s >= threshold, w, both[1:]),
+        "balanced_accuracy": lambda y, s, w: weighted.balanced_accuracy(y, s >= cut, w, both),
+        "f1": lambda y, s, w: weighted.macro_f1(y, s >= cut, w, both[1:]),
         "brier": weighted.brier,
     }
     notes = {"auprc": [f"prevalence {label.mean():.3f}"]}
@@ -101,21 +109,19 @@ def _binary(table: pd.DataFrame, threshold: float, level: float, seed: int, resa
     return {name: found[name] for name in BINARY}
 
 
-def rates(table: pd.DataFrame, threshold: float = 0.5, level: float = 0.95) -> dict[str, Interval]:
+def rates(table: pd.DataFrame, threshold: float | Threshold = 0.5, level: float = 0.95) -> dict[str, Interval]:
     """Sensitivity and specificity at a threshold; defined for one class too, the other is then NaN.
 
     Args:
         table: Columns `patient_id, label` (1 = positive), `score`.
-        threshold: Positive from this score on.
+        threshold: Positive from this score on, or an operating point.
         level: Nominal coverage.
     """
     label, patient = table["label"].to_numpy(), table["patient_id"].to_numpy()
-    called = table["score"].to_numpy() >= threshold
+    called = table["score"].to_numpy() >= cuts(table, threshold)
+    rule = threshold.rule if isinstance(threshold, Threshold) else f"positive from {threshold:.4g} on"
     sides = {"sensitivity": (label == 1, called), "specificity": (label == 0, ~called)}
-    return {
-        name: proportion_interval(right[rows], patient[rows], level, f"positive from {threshold:.4g} on")
-        for name, (rows, right) in sides.items()
-    }
+    return {name: proportion_interval(right[rows], patient[rows], level, rule) for name, (rows, right) in sides.items()}
 
 
 def multiclass_metrics(
@@ -219,18 +225,20 @@ def by_patient(table: pd.DataFrame) -> pd.DataFrame | None:
     return frame
 
 
-def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5, classes: Sequence[str] | None = None) -> pd.DataFrame:
+def confusion_matrix(
+    table: pd.DataFrame, threshold: float | Threshold = 0.5, classes: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Counts of samples, rows = truth, columns = prediction.
 
     Args:
         table: A predictions table.
-        threshold: Positive from this score on (binary only).
+        threshold: Positive from this score on (binary only), or an operating point.
         classes: Names of the classes in order; two for a binary table, the positive one last.
     """
     names, columns = class_names(table, classes), score_columns(table)
     table = check_table(table)
     score = table[columns].to_numpy(dtype=np.float64)
-    called = score.argmax(axis=1) if len(columns) > 1 else (score[:, 0] >= threshold).astype(int)
+    called = score.argmax(axis=1) if len(columns) > 1 else (score[:, 0] >= cuts(table, threshold)).astype(int)
     counts = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(counts, (table["label"].to_numpy(), called), 1)
     return pd.DataFrame(counts, index=pd.Index(names, name="truth"), columns=pd.Index(names, name="predicted"))
@@ -238,7 +246,7 @@ def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5, classes: Seque
 
 def per_site(
     table: pd.DataFrame,
-    threshold: float = 0.5,
+    threshold: float | Threshold = 0.5,
     classes: Sequence[str] | None = None,
     *,
     level: float = 0.95,
@@ -249,7 +257,7 @@ def per_site(
 
     Args:
         table: A predictions table with a column `site`.
-        threshold: Positive from this score on (binary only).
+        threshold: Positive from this score on (binary only), or an operating point.
         classes: Names of the classes in order (multi-class only).
         level: Nominal coverage.
         seed: Seed of the bootstrap.

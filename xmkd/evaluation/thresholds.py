@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +23,8 @@ import pandas as pd
 from xmkd.errors import EvaluationError
 from xmkd.evaluation.inputs import FloatArray, binary_score, check_both_classes
 
+DEFAULT_THRESHOLD = 0.5
+OWN_THRESHOLDS = "each fold at its own threshold, fixed on its validation patients"
 POLICY = re.compile(r"(sens|spec)\s*>=\s*(\S+)")
 
 
@@ -35,6 +38,8 @@ class Threshold:
         positive_patients: Validation patients with positive samples.
         negative_patients: Validation patients with negative samples.
         note: What a reader must know about it.
+        folds: After a cross-validation the threshold of each fold, by its number; `value` is then the one of folds
+            that could not choose any. Empty: `value` is for all.
     """
 
     value: float
@@ -42,6 +47,14 @@ class Threshold:
     positive_patients: int
     negative_patients: int
     note: str = ""
+    folds: Sequence[float] = ()
+
+    @property
+    def rule(self) -> str:
+        """What is called positive."""
+        if not self.folds:
+            return f"positive from {self.value:.4g} on"
+        return "; ".join(filter(None, (OWN_THRESHOLDS, self.note)))
 
     def __str__(self) -> str:
         patients = f"{self.positive_patients} positive and {self.negative_patients} negative validation patients"
@@ -49,6 +62,9 @@ class Threshold:
         notes = [self.note] if self.note else []
         if POLICY.fullmatch(self.policy):
             notes.append("promised for a patient's mean score, not for single images")
+        if self.folds:
+            values = f"from {min(self.folds):.4f} to {max(self.folds):.4f}"
+            return "; ".join([f"{OWN_THRESHOLDS} ({self.policy}, {values})", *notes])
         return "; ".join([f"positive from {self.value:.4f} on ({self.policy}{origin})", *notes])
 
 
@@ -88,6 +104,41 @@ def operating_point(policy: str | float, validation: pd.DataFrame | None = None)
     # the mirror image: at most k of n + 1 negative scores may lie above the threshold's lower neighbour
     last_negative = negative[negative.size - _rank(share, negative.size, "negative")]
     return Threshold(float(np.nextafter(last_negative, np.inf)), policy, *sizes)
+
+
+def of_folds(points: Sequence[Threshold]) -> Threshold:
+    """The operating point of a cross-validation: each fold's own, since out-of-fold scores may not choose theirs.
+
+    Args:
+        points: The folds' operating points in order. Those with "refused" in their note were not chosen: 0.5 stays.
+    """
+    refused = [str(k) for k, point in enumerate(points) if "refused" in point.note]
+    if len(refused) == len(points):
+        note = f"no fold has a threshold of its own: {points[0].note}"
+        return Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0, note)
+    chosen = [point for point in points if "refused" not in point.note]
+    if all(point.policy == "fixed" for point in points) and not refused:
+        return points[0]
+    note = chosen[0].note
+    if refused:
+        why = next(point.note for point in points if "refused" in point.note)
+        where = f"fold{'s' if len(refused) > 1 else ''} {', '.join(refused)} at {DEFAULT_THRESHOLD:g}: {why}"
+        note = "; ".join(filter(None, (note, where)))
+    values = [DEFAULT_THRESHOLD if "refused" in point.note else point.value for point in points]
+    return Threshold(DEFAULT_THRESHOLD, chosen[0].policy, 0, 0, note, values)
+
+
+def cuts(table: pd.DataFrame, threshold: float | Threshold) -> FloatArray:
+    """The threshold of each row `(n,)`.
+
+    Args:
+        table: Predictions; with the column `fold` where each fold has its own threshold.
+        threshold: A number or an operating point.
+    """
+    if isinstance(threshold, Threshold) and threshold.folds:
+        of_fold: FloatArray = np.asarray(threshold.folds, dtype=np.float64)
+        return of_fold[table["fold"].to_numpy().astype(np.intp)]
+    return np.full(len(table), threshold.value if isinstance(threshold, Threshold) else threshold)
 
 
 def is_number(policy: str | float) -> bool:

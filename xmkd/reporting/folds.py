@@ -79,13 +79,14 @@ def _table(evidence: Evidence, names: list[str]) -> Table:
             cells.append(f"{(here['label'] == 1).mean():.3f}")
         cells += [with_bounds(part.intervals[name]) for name in names]
         if evidence.binary and evidence.threshold is not None:
-            cells += [with_bounds(i) for i in rates(here, evidence.threshold.value).values()]
+            cells += [with_bounds(i) for i in rates(here, evidence.threshold).values()]
         rows.append(cells)
     header = ["fold", "patients", "samples", *(["prevalence"] if evidence.binary else []), *map(metric_name, names)]
     caption = "Each fold's model on its own test patients, with 95 % intervals."
     if evidence.binary and evidence.threshold is not None:
         header += ["sensitivity", "specificity"]
-        caption += f" Rates at the common threshold {evidence.threshold.value:g}."
+        common = f"the common threshold {evidence.threshold.value:g}"
+        caption += f" Rates at {'each fold’s own threshold' if evidence.threshold.folds else common}."
     return Table(header, rows, caption, f"fold_*/summary.json and {evidence.source}")
 
 

@@ -17,6 +17,7 @@ from xmkd.data.readers import read
 from xmkd.data.streams import Stream
 from xmkd.errors import XmkdError
 from xmkd.evaluation.inputs import score_columns
+from xmkd.evaluation.thresholds import DEFAULT_THRESHOLD, Threshold, cuts
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
 from xmkd.nets.classifiers import take_frames
@@ -59,7 +60,7 @@ class Mistake:
 def mistakes(evidence: Evidence) -> Section:
     """The most confident mistakes."""
     section = Section("mistakes", "Worst mistakes")
-    chosen = worst(evidence.table, evidence.classes, 0.5 if evidence.threshold is None else evidence.threshold.value)
+    chosen = worst(evidence.table, evidence.classes, evidence.threshold or DEFAULT_THRESHOLD)
     if not chosen:
         section.blocks.append(Text("There are no mistakes to show."))
         return section
@@ -86,19 +87,20 @@ def mistakes(evidence: Evidence) -> Section:
     return section
 
 
-def worst(table: pd.DataFrame, classes: list[str], threshold: float, each: int = EACH) -> list[Mistake]:
+def worst(table: pd.DataFrame, classes: list[str], threshold: float | Threshold, each: int = EACH) -> list[Mistake]:
     """The mistakes furthest from being right, at most one of a patient and kind.
 
     Args:
         table: A predictions table.
         classes: Names of the classes in order.
-        threshold: Positive from this score on (two classes).
+        threshold: Positive from this score on, or an operating point (two classes).
         each: How many of each kind; twice as many where there are no kinds, of several classes.
     """
     columns = score_columns(table)
     if len(columns) == 1:
-        missed = table[(table["label"] == 1) & (table["score"] < threshold)].sort_values("score")
-        alarms = table[(table["label"] == 0) & (table["score"] >= threshold)].sort_values("score", ascending=False)
+        called = table["score"] >= cuts(table, threshold)
+        missed = table[(table["label"] == 1) & ~called].sort_values("score")
+        alarms = table[(table["label"] == 0) & called].sort_values("score", ascending=False)
         kinds = (("False negative", missed, 1, -1.0), ("False positive", alarms, 0, 1.0))
         return [
             Mistake(i, fold, kind, classes[truth], classes[1 - truth], score, 0, sign)

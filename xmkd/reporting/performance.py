@@ -12,6 +12,7 @@ from xmkd.evaluation.curves import pr_band, roc_band
 from xmkd.evaluation.inputs import score_columns
 from xmkd.evaluation.proportions import proportion_interval
 from xmkd.evaluation.statistics import Interval
+from xmkd.evaluation.thresholds import DEFAULT_THRESHOLD, Threshold, cuts
 from xmkd.reporting import figures
 from xmkd.reporting.blocks import Figure, Matrix, Section, Table, Text
 from xmkd.reporting.evidence import Evidence
@@ -38,7 +39,7 @@ def discrimination(evidence: Evidence) -> Section:
 
 def operating_point(evidence: Evidence) -> Section:
     """Who is called positive and how often that is right; of several classes who is taken for whom."""
-    threshold = 0.5 if evidence.threshold is None else evidence.threshold.value
+    threshold = evidence.threshold or DEFAULT_THRESHOLD
     matrix = confusion_matrix(evidence.table, threshold, evidence.classes)
     counts: list[list[int]] = matrix.to_numpy().tolist()
     if not evidence.binary:
@@ -48,7 +49,7 @@ def operating_point(evidence: Evidence) -> Section:
     section = Section("operating-point", "At the operating point")
     chosen = str(evidence.threshold)
     section.blocks.append(Text(f"{chosen[0].upper()}{chosen[1:]}."))
-    if evidence.crossval:
+    if isinstance(threshold, Threshold) and evidence.crossval and not threshold.folds:
         section.blocks.append(Text("One threshold for all folds: out-of-fold test scores may not choose their own."))
     caption = "Samples by truth and call at the operating point; percent of the true class."
     section.blocks.append(Matrix(evidence.classes, counts, caption, evidence.source))
@@ -58,7 +59,8 @@ def operating_point(evidence: Evidence) -> Section:
         if name in evidence.intervals
     ]
     rows += [[name, *_cells(interval), evidence.source] for name, interval in _predictive(evidence, threshold)]
-    caption = "Rates at the operating point. Predictive values hold at this set's prevalence only."
+    caption = "Rates at the operating point; per patient: by the mean score of a patient's samples. Predictive values "
+    caption += "hold at this set's prevalence only."
     header = ["rate", "value [95 % interval]", "samples", "patients", "from"]
     section.blocks.append(Table(header, rows, caption, f"summary.json and {evidence.source}"))
     return section
@@ -86,7 +88,7 @@ def sites(evidence: Evidence) -> Section:
 
 def _of_site(evidence: Evidence, part: pd.DataFrame) -> dict[str, Interval]:
     """All that is defined for a site: without both classes no more than a rate."""
-    threshold = 0.5 if evidence.threshold is None else evidence.threshold.value
+    threshold = evidence.threshold or DEFAULT_THRESHOLD
     try:
         return metrics(part, threshold, None if evidence.binary else evidence.classes, resamples=1000)
     except EvaluationError:
@@ -136,8 +138,7 @@ def _mark(evidence: Evidence, axes: Axes) -> None:
 def _precision_recall(evidence: Evidence) -> Figure:
     table, interval = evidence.table, evidence.intervals["auprc"]
     curve, prevalence = pr_band(table), float((table["label"] == 1).mean())
-    threshold = 0.5 if evidence.threshold is None else evidence.threshold.value
-    called = table["score"] >= threshold
+    called = table["score"] >= cuts(table, evidence.threshold or DEFAULT_THRESHOLD)
     with figures.drawing() as drawing:
         axes = drawing.axes
         axes.axhline(prevalence, color=figures.GREY, linewidth=1, linestyle=":", label=f"prevalence {prevalence:.2f}")
@@ -164,10 +165,12 @@ def _scores(evidence: Evidence) -> Figure:
             for k, (name, colour) in enumerate(zip(evidence.classes, (figures.BLUE, figures.ORANGE), strict=True))
         ]
         figures.histogram(drawing.axes, groups)
-        if evidence.threshold is not None:
+        if evidence.threshold is not None and not evidence.threshold.folds:
             drawing.axes.axvline(evidence.threshold.value, color=figures.BLACK, linewidth=1, linestyle="--")
         drawing.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    caption = "Scores of the samples of each class, before recalibration. Dashed: the operating point."
+    caption = "Scores of the samples of each class, before recalibration."
+    if evidence.threshold is not None and not evidence.threshold.folds:
+        caption += " Dashed: the operating point."
     alt = "Histograms of the scores of both classes"
     return Figure(drawing.src, "Scores by class", alt, caption, evidence.source)
 
@@ -215,10 +218,10 @@ def _per_class(evidence: Evidence) -> Table:
     return Table(header, rows, caption, f"summary.json and {evidence.source}")
 
 
-def _predictive(evidence: Evidence, threshold: float) -> list[tuple[str, Interval]]:
+def _predictive(evidence: Evidence, threshold: float | Threshold) -> list[tuple[str, Interval]]:
     """Positive and negative predictive value."""
     table = evidence.table
-    called, positive = (table["score"] >= threshold).to_numpy(), (table["label"] == 1).to_numpy()
+    called, positive = (table["score"] >= cuts(table, threshold)).to_numpy(), (table["label"] == 1).to_numpy()
     patient = table["patient_id"].to_numpy()
     return [
         ("Positive predictive value", proportion_interval(positive[called], patient[called])),
