@@ -7,9 +7,10 @@ from pathlib import Path
 
 from xmkd.reporting.blocks import public
 from xmkd.reporting.evidence import Evidence
-from xmkd.reporting.overview import model, prevalence, weights, with_bounds
+from xmkd.reporting.overview import cards, model, prevalence, weights
 
 NOT_REPORTED = "not reported"
+UNSTATED = "not stated"  # a card's default
 FILE = Path(__file__).with_name("reporting.yaml")
 
 
@@ -114,7 +115,7 @@ def _data(evidence: Evidence) -> dict[str, str]:
     steps = [size, *(["sector cropped"] if prep.crop_sector else []), *(["overlays removed"] * prep.remove_overlays)]
     label = stream.config.label
     return {
-        "source": f"{card.title}. {card.source}. {card.citation}",
+        "source": " ".join(f"{t.rstrip('.')}." for t in (card.title, card.source, card.citation) if t != UNSTATED),
         "eligibility": f"Rows of the manifest with a label {label}" + (f" and {where}." if where else "."),
         "subset": f"Rows with {where}." if where else "",
         "preprocessing": f"Ultrasound: {', '.join(steps)}; as in config.yaml.",
@@ -123,7 +124,7 @@ def _data(evidence: Evidence) -> dict[str, str]:
         "flow": f"{len(stream.manifest.table)} samples indexed, {len(evidence.read(stream).table)} used, "
         f"{len(evidence.table)} evaluated.",
         "modality": card.modality_note,
-        "license": f"Data: {card.licence}; {card.source}.",
+        "license": f"Data: {card.licence}; {card.source}." if card.licence != UNSTATED else "",
     }
 
 
@@ -153,11 +154,9 @@ def _model(evidence: Evidence) -> dict[str, str]:
 
 
 def _results(evidence: Evidence) -> dict[str, str]:
-    main = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
-    figures = [f"{n} {with_bounds(evidence.intervals[n])}" for n in main if n in evidence.intervals]
     patients = evidence.table["patient_id"].nunique()
     return {
-        "figures": "; ".join(figures[:3]) + ".",
+        "figures": "; ".join(" ".join(card) for card in cards(evidence)) + ".",
         "counts": f"{len(evidence.table)} samples of {patients} patients evaluated. {prevalence(evidence)}.",
         "size": f"{len(evidence.table)} samples of {patients} patients, all there are on this side; no calculation of "
         "the size is on record.",

@@ -222,12 +222,15 @@ def _sentence(evidence: Evidence) -> str:
     target = f" for {evidence.classes[1]} against {evidence.classes[0]}" if evidence.binary else ""
     if evidence.crossval and evidence.binary:
         target += " (pairs of the same fold)"
-    limit = "" if interval.low is None else f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
     name = "AUROC" if evidence.binary else "macro AUROC (mean over the classes, each against the rest)"
-    return (
-        f"On {interval.n:,} samples of {interval.patients:,} patients the {name}{target} is "
-        f"{interval.value:.3f}{limit}."
-    )
+    text = f"On {interval.n:,} samples of {interval.patients:,} patients the {name}{target} is {_spoken(interval)}"
+    of_patients = evidence.intervals.get(f"patient/{key}")
+    return f"{text}; of patients, by their mean score, {_spoken(of_patients)}." if of_patients else f"{text}."
+
+
+def _spoken(interval: Interval) -> str:
+    limits = "" if interval.low is None else f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
+    return f"{interval.value:.3f}{limits}"
 
 
 def _recalibration(evidence: Evidence) -> str:
