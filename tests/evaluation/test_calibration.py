@@ -17,7 +17,6 @@ from xmkd.evaluation.calibration import (
     calibration,
     expected_calibration_error,
     fit_calibrator,
-    format_calibration,
     logits,
 )
 from xmkd.evaluation.inputs import FloatArray
@@ -194,11 +193,3 @@ def test_scores_must_be_probabilities(predictions: Predictions) -> None:
     with pytest.raises(EvaluationError, match="no probabilities") as caught:
         calibration(frame)
     assert "s4" in str(caught.value)
-
-
-def test_text_names_the_calibrator(predictions: Predictions) -> None:
-    frame = predictions()
-    fitted = fit_calibrator(frame, "platt")
-    text = format_calibration(calibration(fitted.apply_table(frame), resamples=50), fitted)
-    assert "recalibrated by platt (slope" in text
-    assert "log loss" in text

@@ -11,26 +11,25 @@ expected calibration error depends on its bins and only describes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from xmkd.errors import EvaluationError
+from xmkd.evaluation.curves import pointwise_band
 from xmkd.evaluation.inputs import (
     FloatArray,
     binary_score,
     check_both_classes,
-    check_groups,
     check_table,
     score_columns,
 )
 from xmkd.evaluation.logistic import logistic_fits, spline_design
-from xmkd.evaluation.resampling import CHUNK, WeightedMetric, clustered_bootstrap, resample_counts
+from xmkd.evaluation.resampling import WeightedMetric, clustered_bootstrap
 from xmkd.evaluation.statistics import MIN_PATIENTS, TOO_FEW, Interval
 
 Method = Literal["platt", "temperature"]
@@ -182,12 +181,11 @@ def calibration(
     slope = interval(_slope)
     if score[label == 1].min() > score[label == 0].max():
         slope = replace(slope, value=float("nan"), low=None, high=None, note="complete separation: no finite slope")
-    cluster = check_groups(patient, label.size)
     first, last = np.quantile(score, (0.025, 0.975)).tolist()
     grid = np.linspace(first, last, points)
-    curve = _band(_Curve(score, grid), label, score, cluster, level, seed, resamples)
+    curve = pointwise_band(_Curve(score, grid), table, level, seed, resamples)
     thresholds = np.arange(1, 100) / 100
-    benefit = _band(_NetBenefit(thresholds), label, score, cluster, level, seed, resamples)
+    benefit = pointwise_band(_NetBenefit(thresholds), table, level, seed, resamples)
     prevalence = float(np.mean(label == 1))
     return Calibration(
         slope=slope,
@@ -268,41 +266,3 @@ class _NetBenefit:
         gain = np.where(label[:, None] == 1, 1.0, -self.thresholds / (1 - self.thresholds))
         result: FloatArray = weight @ (gain * (score[:, None] >= self.thresholds)) / weight.sum(axis=1, keepdims=True)
         return result
-
-
-def _band(
-    function: Callable[[npt.NDArray[np.generic], FloatArray, FloatArray], FloatArray],
-    label: npt.NDArray[np.generic],
-    score: FloatArray,
-    cluster: npt.NDArray[np.intp],
-    level: float,
-    seed: int,
-    resamples: int,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Value, lower and upper limit `(T,)` of a function with T values; NaN limits with too few patients.
-
-    Pointwise bootstrap percentiles, their distance from the value widened as in `Bootstrap.t_interval`.
-    """
-    value = function(label, score, np.ones((1, label.size)))[0]
-    smaller = min(len(np.unique(cluster[label == k])) for k in (0, 1))
-    if smaller < MIN_PATIENTS:
-        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    counts, rows = resample_counts(label, cluster, resamples, seed), max(1, CHUNK // label.size)
-    parts = [function(label, score, counts[i : i + rows][:, cluster]) for i in range(0, resamples, rows)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(parts), (tail, 1 - tail), axis=0)
-    quantile = stats.t.ppf(1 - tail, smaller - 1) / stats.norm.ppf(1 - tail)
-    widen = float(quantile * np.sqrt(smaller / (smaller - 1)))
-    return value, value + widen * np.minimum(low - value, 0), value + widen * np.maximum(high - value, 0)
-
-
-def format_calibration(found: Calibration, calibrator: Calibrator | None = None) -> str:
-    """A short text for the terminal."""
-    lines = []
-    if calibrator is not None:
-        fitted = f"slope {calibrator.slope:.3f}, intercept {calibrator.intercept:.3f}"
-        note = f"; {calibrator.note}" if calibrator.note else ""
-        lines.append(f"recalibrated by {calibrator.method} ({fitted}, {calibrator.samples} validation samples{note})")
-    lines += [f"calibration slope     {found.slope}  (ideal 1)", f"calibration intercept {found.intercept}  (ideal 0)"]
-    lines += [f"log loss              {found.log_loss}", f"ECE                   {found.ece:.3f}  (descriptive)"]
-    return "\n".join(lines)

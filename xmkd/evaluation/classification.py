@@ -290,12 +290,6 @@ def to_frame(intervals: Mapping[str, Interval]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"low": float, "high": float})
 
 
-def format_metrics(intervals: Mapping[str, Interval], prefix: str = "test/") -> str:
-    """Lines for the terminal: `test/auroc 0.861 [0.812, 0.903] n=288 patients=15`, notes in brackets behind."""
-    lines = [f"{prefix}{name} {i}{f'  ({i.note})' if i.note else ''}" for name, i in intervals.items()]
-    return "\n".join(lines)
-
-
 def fold_codes(table: pd.DataFrame) -> npt.NDArray[np.intp] | None:
     """Folds `(n,)` as numbers; None without folds or with a single one.
 

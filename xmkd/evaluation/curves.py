@@ -102,7 +102,7 @@ def roc_band(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0, resampl
     table = binary_score(table)
     grid = np.linspace(0, 1, POINTS)
     value, low, high = pointwise_band(RocCurve(grid, fold_codes(table)), table, level, seed, resamples)
-    return pd.DataFrame({"fpr": grid, "tpr": value, "low": low, "high": high})
+    return pd.DataFrame({"fpr": grid, "tpr": value, "low": np.clip(low, 0, 1), "high": np.clip(high, 0, 1)})
 
 
 def pr_band(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
@@ -123,13 +123,13 @@ def pr_band(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0, resample
     table = binary_score(table)
     grid = np.linspace(0, 1, POINTS)[1:]
     value, low, high = pointwise_band(PrecisionRecallCurve(grid), table, level, seed, resamples)
-    return pd.DataFrame({"recall": grid, "precision": value, "low": low, "high": high})
+    return pd.DataFrame({"recall": grid, "precision": value, "low": np.clip(low, 0, 1), "high": np.clip(high, 0, 1)})
 
 
 def pointwise_band(
     curve: Curve, table: pd.DataFrame, level: float, seed: int, resamples: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Value, lower and upper limit `(T,)` of a curve between 0 and 1; NaN limits with too few patients.
+    """Value, lower and upper limit `(T,)` of a curve; NaN limits with too few patients.
 
     Bootstrap percentiles of whole patients, their distance from the value widened as in `Bootstrap.t_interval`.
 
@@ -153,8 +153,7 @@ def pointwise_band(
     low, high = np.quantile(np.concatenate(parts), (tail, 1 - tail), axis=0)
     quantile = stats.t.ppf(1 - tail, smaller - 1) / stats.norm.ppf(1 - tail)
     widen = float(quantile * np.sqrt(smaller / (smaller - 1)))
-    low, high = value + widen * np.minimum(low - value, 0), value + widen * np.maximum(high - value, 0)
-    return value, np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return value, value + widen * np.minimum(low - value, 0), value + widen * np.maximum(high - value, 0)
 
 
 def _called(label: Labels, score: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
