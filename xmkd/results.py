@@ -177,7 +177,9 @@ def comparison(first: Path, others: list[Path], cut: float | None = None) -> str
     found = [run, *map(runs.find, others)]
     if len({r.folder.resolve() for r in found}) < len(found):
         raise RunError(
-            "a run is named twice", where=", ".join(map(str, (first, *others))), fixes=("name each run once",)
+            "a run is named twice",
+            where=", ".join(map(str, (first, *others))),
+            fixes=("name each run once", "compare it with a run of another seed or setting"),
         )
     _require_one_salt(found)
     # The shortest names that tell them apart: fold_0, or <experiment>/<run_id>, ...
