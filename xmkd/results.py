@@ -89,9 +89,10 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     """
     table = pd.concat([run.predictions("test").assign(fold=k) for k, run in enumerate(folds)], ignore_index=True)
     write_table(parent.folder / "predictions_oof.csv", table)
-    record = folds[0].provenance()
-    everyone = sorted(set().union(*(run.provenance()["fitted_on"] for run in folds)))
-    runs.write_record(parent, experiment, {**record, "split": study.split_hash, "fitted_on": everyone})
+    records = [run.provenance() for run in folds]
+    everyone = sorted(set().union(*(record["fitted_on"] for record in records)))
+    whole = {"split": study.split_hash, "fold_splits": [r["split"] for r in records], "fitted_on": everyone}
+    runs.write_record(parent, experiment, {**records[0], **whole})
     if (folds[0].folder / SKIPPED).is_file():
         write_table(parent.folder / SKIPPED, pd.read_csv(folds[0].folder / SKIPPED, dtype=str))
     stream = study.streams[METHODS[experiment.method_name].evaluates]

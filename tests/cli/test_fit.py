@@ -139,6 +139,7 @@ def test_crossval_gives_every_sample_one_out_of_fold_score(cli: Cli, experiment:
     assert sorted(oof["sample_id"]) == sorted(pd.read_csv(toy)["sample_id"])
     assert oof.groupby("patient_id")["fold"].nunique().eq(1).all()
     assert sorted(p.name for p in parent.glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
+    assert len(set(json.loads((parent / "provenance.json").read_text())["fold_splits"])) == 3
 
 
 def test_another_manifest_is_test_data_as_a_whole(cli: Cli, trained: Path, tmp_path: Path) -> None:
