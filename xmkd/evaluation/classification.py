@@ -252,8 +252,8 @@ def per_site(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
-) -> pd.DataFrame:
-    """The metrics of every site, one row per site and metric; a site of one class keeps what is still defined.
+) -> dict[str, dict[str, Interval]]:
+    """The metrics of every site, by its name; a site of one class keeps what is still defined.
 
     Args:
         table: A predictions table with a column `site`.
@@ -262,13 +262,10 @@ def per_site(
         level: Nominal coverage.
         seed: Seed of the bootstrap.
         resamples: Number of bootstrap resamples.
-
-    Returns:
-        Columns `site, metric, value, low, high, n, patients, method, note`.
     """
     table = check_table(table)
     sites = table["site"] if "site" in table.columns else pd.Series([None] * len(table))
-    frames = []
+    of_site = {}
     for site, rows in table.groupby(sites.fillna("not given").astype(str), sort=True):
         if rows["label"].nunique() > 1:
             found = metrics(rows, threshold, classes, level=level, seed=seed, resamples=resamples)
@@ -277,10 +274,8 @@ def per_site(
         else:
             hit = rows[score_columns(rows)].to_numpy(dtype=np.float64).argmax(axis=1) == rows["label"].to_numpy()
             found = {"accuracy": proportion_interval(hit, rows["patient_id"].to_numpy(), level, "one class only")}
-        frame = to_frame(found)
-        frame.insert(0, "site", str(site))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+        of_site[str(site)] = found
+    return of_site
 
 
 def to_frame(intervals: Mapping[str, Interval]) -> pd.DataFrame:

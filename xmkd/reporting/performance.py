@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xmkd.errors import EvaluationError
-from xmkd.evaluation.classification import confusion_matrix, metrics, rates
+from xmkd.evaluation.classification import confusion_matrix, per_site
 from xmkd.evaluation.curves import pr_band, roc_band
 from xmkd.evaluation.inputs import score_columns
 from xmkd.evaluation.proportions import proportion_interval
@@ -75,24 +74,17 @@ def sites(evidence: Evidence) -> Section:
         return section
     wanted = ["auroc", "sensitivity", "specificity"] if evidence.binary else ["macro_auroc", "macro_f1", "accuracy"]
     rows = []
-    for site, part in table.groupby(table["site"].fillna("not given").astype(str), sort=True):
-        found = _of_site(evidence, part)
+    threshold, classes = evidence.threshold or DEFAULT_THRESHOLD, None if evidence.binary else evidence.classes
+    parts = dict(list(table.groupby(table["site"].fillna("not given").astype(str))))
+    for site, found in per_site(table, threshold, classes, resamples=1000).items():
+        part = parts[site]
         cells = [with_bounds(found[n]) if n in found and found[n].n else "not defined here" for n in wanted]
-        rows.append([str(site), str(len(part)), str(part["patient_id"].nunique()), *cells])
+        rows.append([site, str(len(part)), str(part["patient_id"].nunique()), *cells])
     header = ["site", "samples", "patients", *(metric_name(n) for n in wanted)]
     section.blocks.append(Table(header, rows, "The main figures of each site, with 95 % intervals.", evidence.source))
     if len(rows) == 1:
         section.blocks.append(Text("There is one site only: differences between sites can't be seen here."))
     return section
-
-
-def _of_site(evidence: Evidence, part: pd.DataFrame) -> dict[str, Interval]:
-    """All that is defined for a site: without both classes no more than a rate."""
-    threshold = evidence.threshold or DEFAULT_THRESHOLD
-    try:
-        return metrics(part, threshold, None if evidence.binary else evidence.classes, resamples=1000)
-    except EvaluationError:
-        return rates(part, threshold) if evidence.binary else {}
 
 
 def _roc(evidence: Evidence) -> Figure:
