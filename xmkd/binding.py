@@ -67,7 +67,7 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[str]) -> Any:
     if origin is Literal:
         choices = get_args(hint)
         if raw not in choices:
-            problems.append(f"{path}: {raw!r} is none of {', '.join(map(str, choices))}" + nearest(str(raw), choices))
+            problems.append(f"{path}: {raw!r} is none of {', '.join(map(str, choices))}" + similar(str(raw), choices))
         return raw
     if origin is dict:
         return _convert_dict(get_args(hint)[1], raw, path, problems)
@@ -128,11 +128,17 @@ def _convert_sequence(hint: Any, raw: Any, path: str, problems: list[str]) -> An
     return tuple(items) if get_origin(hint) is tuple else items
 
 
+def similar(name: str, known: Iterable[object]) -> str:
+    """The end of a message: the known name most like this one; empty where none is like it."""
+    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(name: str, known: Iterable[object]) -> str:
     """The end of a message about an unknown name: the one most like it, else the first of those that there are."""
     names = [str(k) for k in known]
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
-        return f"; did you mean {close[0]!r}?"
+    if hint := similar(name, names):
+        return hint
     more = ", ..." if len(names) > MOST_NAMES else ""
     return f"; known: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
