@@ -103,6 +103,14 @@ def test_two_processes_on_one_run(cli: Cli, quick: Path, finished: Path, tmp_pat
     assert cli("fit", quick).code == 0
 
 
+def test_a_restart_keeps_the_lock_that_others_look_at(cli: Cli, quick: Path, finished: Path) -> None:
+    (finished / "stale.txt").touch()
+    before = (finished / ".lock").stat().st_ino
+    assert cli("fit", quick, "resume=never").code == 0
+    assert (finished / ".lock").stat().st_ino == before
+    assert not (finished / "stale.txt").exists()
+
+
 def test_a_refused_restart_leaves_the_finished_run(cli: Cli, quick: Path, finished: Path, toy: Path) -> None:
     before = contents(finished)
     words = ["resume=never", "data.streams.tvus.root=/nowhere"]
@@ -143,7 +151,7 @@ def small_disk(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_a_full_disk_under_the_cache(cli: Cli, quick: Path, small_disk: Any) -> None:
-    disk = small_disk("16k")
+    disk = small_disk("4k")  # room for an array, none for its sidecar
     refused(cli("fit", quick, f"data.cache={disk / 'cache'}"), "the disk is full", str(disk / "cache"))
     assert not unfinished_files(disk)
     assert {p.suffix for p in (disk / "cache").iterdir()} <= {".npy", ".json"}
