@@ -127,6 +127,7 @@ def announce(run: Run) -> None:
 
 def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, bool]:
     """The report of `xmkd check` on a manifest or on every stream of an experiment, and whether all is well."""
+    from rich.console import Console
     from rich.progress import Progress
 
     from xmkd.data import manifest as manifests
@@ -140,7 +141,7 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
         found = [(s.manifest, s.as_split()) for s in study.streams.values()]
     reports = []
     for manifest, split in found:
-        with Progress(transient=True) as progress:
+        with Progress(transient=True, console=Console(stderr=True)) as progress:
             task = progress.add_task(f"checking {manifest.card.name}", total=len(manifest.table))
             reports.append(check(manifest, split, deep, partial(progress.advance, task)))
     return "\n\n".join(r.text() for r in reports), all(r.ok for r in reports)
