@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -111,13 +111,55 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """
     text = {"sample_id": str, "patient_id": str, "site": str}
     missing = {column: [""] for column in ("site", "fold", "score")}
+    with _reading(path, "write it again: xmkd test RUN"):
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+        lacking = sorted({"sample_id", "patient_id", "label"} - set(table.columns))
+        if lacking:
+            raise ValueError(f"it has no column {', '.join(lacking)}")
+        return table
+
+
+def read_text_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFrame:
+    """Another table of a run folder, such as skipped.csv, as text but for `types`; what is empty is "".
+
+    Raises:
+        RunError: It is no such table.
+    """
+    with _reading(path, "delete it"):
+        return pd.read_csv(path, dtype=str, keep_default_na=False).astype(types or {})
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a run's checkpoint: tensors and plain values.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    import torch
+
     try:
-        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
-    except (OSError, ValueError) as error:  # pandas' own and UnicodeDecodeError are ValueErrors
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        damage = "" if {"state_dict", "global_step", "epoch"} <= set(content) else "other content"
+    except Exception as error:  # torch raises several kinds for a damaged file
+        damage = type(error).__name__
+    if damage:
         raise RunError(
-            f"the predictions can't be read: {' '.join(str(error).split())}",
+            f"the checkpoint can't be read ({damage}): it is cut short, or no checkpoint of a run",
             where=path,
-            fixes=("write them again: xmkd test RUN", "name another run"),
+            fixes=("delete it and train anew: xmkd fit", "start anew: resume=never"),
+        )
+    return content
+
+
+@contextmanager
+def _reading(path: Path, way: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:  # pandas' own and UnicodeDecodeError are ValueErrors
+        raise RunError(
+            f"{path.name} can't be read: {' '.join(str(error).split())}",
+            where=path,
+            fixes=(way, "name another run"),
         ) from error
 
 

@@ -138,7 +138,7 @@ def rescore(run: Run, experiment: Experiment, changes: Sequence[Change]) -> list
         XmkdError: The run has no checkpoint, or its data can't be read.
     """
     data, method = _build(experiment, plan(experiment.data), restored=True)
-    method.load_state_dict(_load(_selected(experiment, run))["state_dict"])
+    method.load_state_dict(runs.checkpoint(_selected(experiment, run))["state_dict"])
     trainer = _trainer(experiment, run, loggers=[])
     tables = []
     for change in changes:
@@ -268,7 +268,7 @@ def _predict(
     trainer: Trainer, method: Method, data: UnpairedDataModule, checkpoint: Path, sides: tuple[Side, ...], target: Run
 ) -> None:
     """Write `predictions_<side>.csv` for each side that has samples, from the checkpoint's weights."""
-    method.load_state_dict(_load(checkpoint)["state_dict"])
+    method.load_state_dict(runs.checkpoint(checkpoint)["state_dict"])
     for side in sides:
         if not (data.study.streams[data.evaluated].table["side"] == side).any():
             continue
@@ -313,20 +313,8 @@ def _progress(checkpoint: Path | None) -> tuple[int, int]:
     """Optimiser steps done at a checkpoint, and the epoch that comes next."""
     if checkpoint is None:
         return 0, 0
-    state = _load(checkpoint)
+    state = runs.checkpoint(checkpoint)
     return int(state["global_step"]), int(state["epoch"]) + 1
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return {key: state[key] for key in ("state_dict", "global_step", "epoch")}
-    except Exception as error:  # torch raises several kinds for a damaged file
-        raise RunError(
-            f"the checkpoint can't be read ({type(error).__name__}): it is cut short, or no checkpoint of a run",
-            where=checkpoint,
-            fixes=("delete it and train anew: xmkd fit", "start anew: resume=never"),
-        ) from error
 
 
 def _quiet() -> None:

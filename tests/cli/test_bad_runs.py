@@ -60,9 +60,19 @@ def test_a_metrics_file_of_garbage_does_not_stop_a_run(cli: Cli, quick: Path, fi
     assert cli("fit", quick).code == 0
 
 
-def test_a_damaged_checkpoint(cli: Cli, finished: Path) -> None:
+@pytest.mark.parametrize("name", ["metrics.csv", "predictions_test.csv", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2\n"])
+def test_a_report_of_a_damaged_run(cli: Cli, finished: Path, name: str, content: bytes) -> None:
+    (finished / name).write_bytes(content)
+    before = contents(finished)
+    refused(cli("report", finished), name.removesuffix(".csv"))
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("command", ["test", "report"])
+def test_a_damaged_checkpoint(cli: Cli, finished: Path, command: str) -> None:
     (finished / "checkpoints" / "last.ckpt").write_bytes(b"PK nonsense")
-    refused(cli("test", finished), "last.ckpt")
+    refused(cli(command, finished), "last.ckpt")
 
 
 def test_what_is_no_finished_run_can_not_be_tested(cli: Cli, quick: Path, finished: Path, tmp_path: Path) -> None:

@@ -122,19 +122,14 @@ class Evidence:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """The checkpoint's content; empty where it is not there."""
-        import torch
-
-        if self.checkpoint is None:
-            return {}
-        content: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return content
+        return {} if self.checkpoint is None else runs.checkpoint(self.checkpoint)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv; empty where the run has none."""
         if not self.run.metrics.is_file():
             return pd.DataFrame(columns=["epoch", "step", "metric", "value"])
-        return pd.read_csv(self.run.metrics)
+        return runs.read_text_table(self.run.metrics, {"epoch": int, "step": int, "value": float})
 
     @cached_property
     def skipped(self) -> pd.DataFrame:
@@ -150,7 +145,7 @@ class Evidence:
     def table_of(self, name: str) -> pd.DataFrame | None:
         """A further CSV of the run folder, such as skipped.csv; None where there is none."""
         path = self.run.folder / name
-        return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+        return runs.read_text_table(path) if path.is_file() else None
 
 
 def collect(run: Run, experiment: Experiment | None = None, study: Study | None = None) -> Evidence:
