@@ -1,0 +1,73 @@
+"""What lies where: an ordered list of regions, painted from back to front by every modality in its own values.
+
+The anatomy gives the regions; what a tissue looks like is the modality's business. Masks come from the same
+distances, so that they are aligned with every picture by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xmkd.simulate.grids import EVERYWHERE, Box, Grid
+
+# The values 0, 1, ... of every mask; a card's `mask_classes`. Later organs are painted over earlier ones.
+ORGANS = (
+    "background", "uterus", "cervix", "endometrium", "junctional zone", "vagina", "bladder", "rectum",
+    "ovary", "free fluid", "fibroid", "endometrioma", "plaque", "tumour", "polyp", "bone",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Region:
+    """One tissue's place.
+
+    Attributes:
+        tissue: Key in the tissue tables.
+        distance: Signed distance to its surface in mm, negative inside, broadcastable to the box.
+        box: The part of the grid that `distance` covers; outside it there is none of this region.
+        organ: The name in `ORGANS` that its inside gets in the mask; None leaves the mask as it is.
+        edge: Half width of the transition at its surface, in mm.
+        opacity: How much of what lies below it replaces, 0 to 1.
+    """
+
+    tissue: str
+    distance: Tensor
+    box: Box = EVERYWHERE
+    organ: str | None = None
+    edge: float = 0.5
+    opacity: float = 1.0
+
+
+def coverage(region: Region, grid: Grid, blur: float = 0.16) -> Tensor:
+    """How much of each point a region covers, 0 to 1, in the shape of the region's box.
+
+    Across the grid's thick axis the edge widens with the slope of the surface: the partial volume of a thick slice.
+    """
+    distance = region.distance
+    width: Tensor | float = region.edge
+    if grid.blur is not None and distance.shape[grid.blur] > 2:
+        steps = (distance.narrow(grid.blur, 2, distance.shape[grid.blur] - 2)
+                 - distance.narrow(grid.blur, 0, distance.shape[grid.blur] - 2)).abs_()  # fmt: skip
+        first, last = steps.narrow(grid.blur, 0, 1), steps.narrow(grid.blur, steps.shape[grid.blur] - 1, 1)
+        width = torch.cat((first, steps, last), grid.blur).mul_(blur / 2).add_(region.edge)
+    alpha = torch.sigmoid(distance.neg() / width)
+    return alpha if region.opacity == 1.0 else alpha.mul_(region.opacity)
+
+
+def mask(regions: Iterable[Region], grid: Grid) -> Tensor:
+    """Organ labels, uint8 `(X, P, Q)`, by `ORGANS`."""
+    labels = torch.zeros(grid.shape, dtype=torch.uint8)
+    for region in regions:
+        mark(labels, region)
+    return labels
+
+
+def mark(labels: Tensor, region: Region) -> None:
+    """Write one region into a mask, uint8 `(X, P, Q)`, in place."""
+    if region.organ is not None:
+        part = labels[region.box]
+        part.masked_fill_((region.distance < 0).expand(part.shape), ORGANS.index(region.organ))
