@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-Component = Literal["anatomy", "label", "evidence", "motion", "machine", "texture", "protocol"]
+Component = Literal["anatomy", "state", "label", "evidence", "motion", "machine", "texture", "protocol"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""Centre lines of tubular organs in the sagittal plane, and where a point lies along and beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from xmkd.simulate.grids import Grid
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A poly-line in the sagittal plane.
+
+    Attributes:
+        points: y, z in mm, `(K, 2)`.
+        arc: Arc length at each point in mm, `(K,)`.
+    """
+
+    points: Tensor
+    arc: Tensor
+
+    @property
+    def length(self) -> float:
+        """Arc length in mm."""
+        return float(self.arc[-1])
+
+    def at(self, s: float) -> tuple[Point, Point]:
+        """Point and unit tangent at arc length `s` (mm); straight on beyond both ends."""
+        k = int(torch.searchsorted(self.arc, torch.tensor(s)).clamp(1, len(self.arc) - 1))
+        start, end = self.points[k - 1], self.points[k]
+        tangent = (end - start) / (end - start).norm()
+        y, z = (start + (s - self.arc[k - 1]) * tangent).tolist()
+        return (y, z), (float(tangent[0]), float(tangent[1]))
+
+    def beside(self, s: float, n: float) -> Point:
+        """The point at arc length `s` and signed offset `n` (mm)."""
+        (y, z), (ty, tz) = self.at(s)
+        return y + n * tz, z - n * ty
+
+
+def smooth(points: Sequence[Point], count: int = 16) -> Curve:
+    """A smooth line through points: monotone cubic in each coordinate, so that it does not overshoot.
+
+    Args:
+        points: Where it passes, y, z in mm.
+        count: Points of the poly-line.
+    """
+    through = np.asarray(points)
+    knots = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(through, axis=0), axis=1))))
+    fine = PchipInterpolator(knots, through)(np.linspace(0, knots[-1], 8 * count))
+    return _by_arc_length(fine, count)
+
+
+def bezier(points: Sequence[Point], count: int = 16) -> Curve:
+    """A cubic Bezier curve of four control points (y, z in mm)."""
+    a, b, c, d = (np.asarray(p) for p in points)
+    t = np.linspace(0, 1, 8 * count)[:, None]
+    return _by_arc_length((1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d, count)
+
+
+def _by_arc_length(fine: np.ndarray, count: int) -> Curve:
+    arc = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))))
+    even = np.linspace(0, arc[-1], count)
+    points = np.stack([np.interp(even, arc, fine[:, k]) for k in (0, 1)], axis=1)
+    length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
+    return Curve(torch.from_numpy(points).float(), torch.from_numpy(length).float())
+
+
+def project(curve: Curve, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Arc length and signed offset of points, by their nearest segment.
+
+    Args:
+        curve: The line.
+        y: Front-back positions (mm), any shape.
+        z: Foot-head positions (mm), the same shape.
+
+    Returns:
+        `s` (mm), running on beyond both ends, and `n` (mm), positive on the side that is the back where the line runs
+        to the head; both smooth across the line, which an unsigned distance is not.
+    """
+    start, step = curve.points[:-1], curve.points[1:] - curve.points[:-1]
+    size = step.norm(dim=1)
+    ty, tz = (step / size[:, None]).unbind(1)
+    flat_y, flat_z = y.reshape(-1, 1) - start[:, 0], z.reshape(-1, 1) - start[:, 1]  # (N, K - 1)
+    along = flat_y * ty + flat_z * tz
+    across = flat_y * tz - flat_z * ty
+    lower, upper = torch.zeros_like(size), size.clone()
+    lower[0], upper[-1] = -torch.inf, torch.inf  # the ends run on
+    inside = torch.minimum(torch.maximum(along, lower), upper)
+    nearest = ((along - inside).square_() + across.square()).argmin(1, keepdim=True)
+    s = (inside + curve.arc[:-1]).gather(1, nearest)
+    beyond = (along - inside).gather(1, nearest)
+    offset = across.gather(1, nearest)
+    n = torch.copysign(torch.hypot(offset, beyond), offset)
+    return s.reshape(y.shape), n.reshape(y.shape)
+
+
+def project_on(curve: Curve, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Arc length and signed offset on a grid's plane, `(P, Q)` each, from its coarse points."""
+    s, n = grid.refine(torch.stack(project(curve, *grid.coarse_plane())))
+    return s, n
