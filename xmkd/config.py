@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from xmkd import settings
 from xmkd.binding import bind, bind_fields, nearest
 from xmkd.data.augment import AugmentSettings
 from xmkd.data.preprocess import UltrasoundPrep
@@ -185,8 +186,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
         ConfigError: The file is missing or no YAML, or keys or values are wrong; all problems are listed.
     """
     file = Path(path)
-    tree = _merge_bases(file, seen=())
-    tree = _apply(tree, overrides or [], file)
+    sections = "sections such as data:, method: and trainer:"
+    tree = settings.read(file, overrides, what="experiment", home="experiments/", sections=sections)
     return from_tree(tree, name=str(tree.pop("experiment", None) or file.stem), where=file)
 
 
@@ -208,13 +209,13 @@ def from_tree(tree: dict[str, Any], *, name: str, where: object) -> Experiment:
     method_name = str(method.get("name", ""))
     hints = {k: v for k, v in get_type_hints(Experiment).items() if k in SECTIONS and k != "method"}
     values = bind_fields(hints, tree, "", problems, known=SECTIONS)
-    settings = None
+    own_settings = None
     if method_name in METHODS:
         own = {key: value for key, value in method.items() if key != "name"}
-        settings = bind(METHODS[method_name].Settings, own, "method", problems)
+        own_settings = bind(METHODS[method_name].Settings, own, "method", problems)
     else:
         problems.append(f"method.name: {method_name!r} is no method" + nearest(method_name, METHODS))
-    experiment = Experiment(name=name, method_name=method_name, method=settings, **values)
+    experiment = Experiment(name=name, method_name=method_name, method=own_settings, **values)
     if not problems:
         problems = contradictions(experiment)
         if set(METHODS[method_name].streams) <= set(experiment.data.streams):
@@ -256,71 +257,6 @@ def runtime_keys(cls: type = Experiment, prefix: str = "") -> set[str]:
         elif get_origin(hint) is dict and is_dataclass(get_args(hint)[1]):
             keys |= runtime_keys(get_args(hint)[1], f"{name}.*.")
     return keys
-
-
-def _merge_bases(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    if file.resolve() in seen:
-        raise ConfigError(
-            "experiment files name each other as base",
-            where=file,
-            fixes=("remove one `base:`", "copy its keys instead"),
-        )
-    if not file.is_file():
-        known = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-        raise ConfigError(
-            "there is no such experiment file" + nearest(file.name, known),
-            where=file,
-            fixes=("name a file in experiments/", "call from the folder that holds experiments/"),
-        )
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        fixes = ("correct the line named", "start from a copy of another file in experiments/")
-        raise ConfigError(f"can't read the experiment as YAML: {error}", where=file, fixes=fixes) from error
-    if not isinstance(loaded, dict):
-        fixes = ("write sections such as data:, method: and trainer:", "name another file")
-        raise ConfigError("an experiment file holds keys and values; this one does not", where=file, fixes=fixes)
-    tree: dict[str, Any] = {str(k): v for k, v in loaded.items()}
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    return _merge(_merge_bases(file.parent / str(base), (*seen, file.resolve())), tree)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _apply(tree: dict[str, Any], overrides: list[str], file: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    wrong = [word for word in overrides if "=" not in word or word.startswith("=")]
-    if wrong:
-        raise ConfigError(
-            f"overrides have the form key.sub=value; got {', '.join(wrong)}",
-            where=file,
-            fixes=("write optim.lr=0.001", "put the value into the file"),
-        )
-    words = [word.removeprefix("--") for word in overrides]
-    try:
-        changes = OmegaConf.to_container(OmegaConf.from_dotlist(words), resolve=True)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"an override can't be read: {' '.join(str(error).split())}",
-            where=" ".join(words),
-            fixes=("put values with brackets or $ in quotes", "put the value into the file"),
-        ) from error
-    return _merge(tree, {str(k): v for k, v in changes.items()}) if isinstance(changes, dict) else tree
 
 
 def _plain(value: Any, runtime: bool) -> Any:
