@@ -1,0 +1,1 @@
+"""Transvaginal ultrasound: beam physics, echoes of the tissues, the sliding motion, what a machine adds."""
