@@ -6,8 +6,8 @@ distances, so that they are aligned with every picture by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,41 @@ def coverage(region: Region, grid: Grid, blur: float = 0.16) -> Tensor:
         width = torch.cat((first, steps, last), grid.blur).mul_(blur / 2).add_(region.edge)
     alpha = torch.sigmoid(distance.neg() / width)
     return alpha if region.opacity == 1.0 else alpha.mul_(region.opacity)
+
+
+def bounds(distance: Tensor, margin: float) -> Box | None:
+    """The smallest box that holds all points closer than `margin` (mm) to the inside; None where there are none.
+
+    Args:
+        distance: Signed distance in mm, `(X, P, Q)`.
+        margin: mm.
+    """
+    near = distance < margin
+    sides = (near.flatten(1).any(1), near.any(2).any(0), near.any(0).any(0))
+    found = [side.nonzero() for side in sides]
+    if not all(len(f) for f in found):
+        return None
+    return (
+        slice(int(found[0][0]), int(found[0][-1]) + 1),
+        slice(int(found[1][0]), int(found[1][-1]) + 1),
+        slice(int(found[2][0]), int(found[2][-1]) + 1),
+    )
+
+
+def placed(regions: Iterable[Region], box: Box) -> Iterator[Region]:
+    """Regions that were made on the grid of a box, as regions of the whole grid."""
+    for region in regions:
+        yield replace(region, box=_within(box, region.box))
+
+
+def _within(outer: Box, inner: Box) -> Box:
+    """A box of a box; both with plain starts and stops."""
+
+    def one(a: slice, b: slice) -> slice:
+        start = a.start or 0
+        return slice(start + (b.start or 0), a.stop if b.stop is None else start + b.stop)
+
+    return one(outer[0], inner[0]), one(outer[1], inner[1]), one(outer[2], inner[2])
 
 
 def mask(regions: Iterable[Region], grid: Grid) -> Tensor:
