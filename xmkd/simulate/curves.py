@@ -104,6 +104,13 @@ def project(curve: Curve, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project_on(curve: Curve, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Arc length and signed offset on a grid's plane, `(P, Q)` each, from its coarse points."""
-    s, n = grid.refine(torch.stack(project(curve, *grid.coarse_plane())))
-    return s, n
+    """Arc length and signed offset on a grid's plane, `(P, Q)` each, from its coarse points.
+
+    Far from the line the sign changes abruptly (beyond its bends), and between two coarse points the offset would pass
+    through 0 there; the unsigned distance, which is smooth, forbids that.
+    """
+    y, z = grid.coarse_plane()
+    s, n = project(curve, y, z)
+    pitch = max(float(torch.hypot(y.diff(dim=k), z.diff(dim=k)).max()) for k in (0, 1) if y.shape[k] > 1)
+    s, n, far = grid.refine(torch.stack((s, n, n.abs())))
+    return s, torch.copysign(torch.maximum(n.abs(), far - pitch), n)

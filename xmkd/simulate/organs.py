@@ -20,7 +20,8 @@ from xmkd.simulate.scene import Region, bounds, placed
 from xmkd.simulate.uterus import UterineCoordinates
 
 Evidence = Adhesion | Invasion
-_TETHER_WIDTH, _PLAQUE_LENGTH, _PLAQUE_WIDTH = 8.0, 24.0, 13.0  # mm; Macario et al. (AJR 2012) for the length
+_TETHER_WIDTH, _PLAQUE_LENGTH, _PLAQUE_WIDTH = 8.0, 24.0, 13.0  # mm; assumptions
+_PRESS = 3.0  # mm by which the bowel's line lies too close, so that its wall follows the uterus at the given gap
 
 
 def scene(pelvis: Pelvis, grid: Grid, evidence: Evidence, at: UterineCoordinates | None = None) -> Iterator[Region]:
@@ -35,7 +36,6 @@ def scene(pelvis: Pelvis, grid: Grid, evidence: Evidence, at: UterineCoordinates
     at = at or womb.coordinates(pelvis, grid)
     adhesion = evidence if isinstance(evidence, Adhesion) else Adhesion()
     invasion = evidence if isinstance(evidence, Invasion) else None
-    yield from _vagina(pelvis, grid)
     tube = bowel_distance(pelvis, grid, at, adhesion)
     yield from _bladder(pelvis, grid, at)
     for ovary in pelvis.ovaries:
@@ -47,6 +47,7 @@ def scene(pelvis: Pelvis, grid: Grid, evidence: Evidence, at: UterineCoordinates
     near_bowel = bounds(tube, 4.0)
     if near_bowel is not None:
         yield from placed(_bowel(pelvis, grid.crop(near_bowel), _cut(tube, near_bowel)), near_bowel)
+    yield from _vagina(pelvis, grid)
     for cyst in pelvis.endometriomas:
         yield from _endometrioma(pelvis, grid, at, cyst)
     if around is not None:
@@ -149,8 +150,13 @@ def contact(pelvis: Pelvis, adhesion: Adhesion, site: int) -> Point:
     s = list(SITES.values())[site] * uterus.length
     outer = float(womb.radius(uterus, torch.tensor(s)))
     fluid = 0.6 * adhesion.fluid_mm if site == 0 else 0.0
-    away = max(adhesion.gap_mm[site], adhesion.plaque_mm[site]) + 0.8 * adhesion.tether_mm[site] + fluid
+    away = space(adhesion, site) + 0.8 * adhesion.tether_mm[site] + fluid - _PRESS
     return uterus.axis.beside(s, outer + away + pelvis.rectum)
+
+
+def space(adhesion: Adhesion, site: int) -> float:
+    """Distance from uterus to bowel at a site in mm: the gap, or the plaque that fills it."""
+    return max(adhesion.gap_mm[site], 0.7 * adhesion.plaque_mm[site])
 
 
 def bowel_distance(pelvis: Pelvis, grid: Grid, at: UterineCoordinates, adhesion: Adhesion) -> Tensor:
@@ -161,15 +167,19 @@ def bowel_distance(pelvis: Pelvis, grid: Grid, at: UterineCoordinates, adhesion:
     anal = torch.sigmoid((30 - s) / 5)  # the canal is narrower
     radius = pelvis.rectum * (1 - 0.45 * anal) * (1 + 0.10 * torch.sin(s / 9.0) * (q > 0.3))
     aside = 9 * torch.sin(6.0 * q) * torch.sigmoid((q - 0.5) / 0.06) * torch.sigmoid((0.85 - q) / 0.04)
-    distance = torch.hypot(n, (grid.x - aside) / 1.15) - radius
+    end = (s - line.length).clamp_min(0)  # beyond, small bowel takes over
+    distance = torch.hypot(torch.hypot(n, end), (grid.x - aside) / 1.15) - radius
     distance = distance + pelvis.waves["bowel"].on(grid) + pelvis.waves["haustra"].on(grid) * (q > 0.35)
+    least = torch.full_like(at.s, 0.5)
     for k, place in enumerate(SITES.values()):
+        along = at.s - place * pelvis.uterus.length
+        least = torch.maximum(least, space(adhesion, k) * torch.exp(-((along / 14) ** 4)))
         height = adhesion.tether_mm[k]
         if height > 0:
-            ridge = torch.exp(-(((at.s - place * pelvis.uterus.length) / _TETHER_WIDTH) ** 2)) * (at.n > 0)
+            ridge = torch.exp(-((along / _TETHER_WIDTH) ** 2)) * (at.n > 0)
             ridge = ridge * torch.sigmoid((height + 8 - (at.n - womb.radius(pelvis.uterus, at.s))) / 2)
             distance = distance - 0.8 * height * ridge * torch.exp(-((at.x / 10) ** 2))
-    return torch.maximum(distance, 0.5 - at.distance)
+    return torch.maximum(distance, least - at.distance)
 
 
 def _bowel(pelvis: Pelvis, grid: Grid, tube: Tensor) -> Iterator[Region]:

@@ -224,7 +224,7 @@ def _front(
     inward = at.n * invasion.side - half  # mm beyond the junction
     lateral = torch.hypot((at.s - invasion.site * uterus.length) / long, at.x / long)
     inside = torch.hypot(inward.clamp_min(0) / depth, lateral)
-    rough = invasion.roughness_mm * unevenness * lateral.clamp_max(1).square()  # none at the deepest point
+    rough = invasion.roughness_mm * unevenness.abs() * lateral.clamp_max(1).square()  # only ever less deep
     return torch.maximum((inside - 1) * min(depth, long) + rough, -inward - 1)
 
 
