@@ -14,8 +14,12 @@ from xmkd.errors import RunError
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
+def writing(place: Path, elsewhere: str = "runs=FOLDER") -> Iterator[None]:
     """Around anything that writes to `place`.
+
+    Args:
+        place: The file or folder.
+        elsewhere: What the user gives to write to another place.
 
     Raises:
         RunError: The disk is full, or the place can't be written.
@@ -29,20 +33,24 @@ def writing(place: Path) -> Iterator[None]:
             where=place,
             fixes=(
                 "free space there; the same command then goes on" if full else "make it writable",
-                "write elsewhere: runs=FOLDER",
+                f"write elsewhere: {elsewhere}",
             ),
         ) from error
 
 
 @contextmanager
-def in_one_step(path: Path) -> Iterator[Path]:
+def in_one_step(path: Path, elsewhere: str = "runs=FOLDER") -> Iterator[Path]:
     """A file to write beside `path`; it takes its place in the end, or is gone if anything went wrong.
+
+    Args:
+        path: The file.
+        elsewhere: As `writing`.
 
     Raises:
         RunError: As `writing`.
     """
     unfinished = path.with_name(f".{path.name}.tmp")
-    with writing(path.parent):
+    with writing(path.parent, elsewhere):
         try:
             yield unfinished
             unfinished.replace(path)
