@@ -64,6 +64,8 @@ def by_sample(batches: list[Batch], name: str = "tvus") -> dict[str, Tensor]:
     return {i: x for batch in batches for i, x in zip(batch[name]["sample_id"], batch[name]["image"], strict=True)}
 
 
+AGAIN = 1 << 40
+
 rows_and_worlds = st.tuples(st.integers(1, 60), st.integers(1, 5), st.integers(0, 99), st.integers(0, 9))
 
 
@@ -97,14 +99,16 @@ def test_order_changes_with_seed_and_epoch_alone() -> None:
 def test_balanced_draws_classes_equally_often_and_repeats_evenly() -> None:
     labels = np.array([0] * 48 + [1] * 12)
     sampler = EpochSampler(np.arange(60), labels, "balanced", (0,))
-    drawn = list(sampler)
+    codes = list(sampler)
+    drawn = [code % AGAIN for code in codes]
+    assert len(set(codes)) == 60, "a repeat has a number of its own"
     assert len(drawn) == len(sampler) == 60
     assert Counter(labels[drawn].tolist()) == {0: 30, 1: 30}
     times = Counter(drawn)
     assert {times[row] for row in range(48, 60)} == {2, 3}  # 30 draws of 12 rows
     assert max(times[row] for row in range(48)) == 1
     shares = [list(EpochSampler(np.arange(60), labels, "balanced", (0,), r, 3)) for r in range(3)]
-    assert Counter(row for share in shares for row in share) == times
+    assert Counter(code % AGAIN for share in shares for code in share) == times
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +116,7 @@ def test_balanced_draws_classes_equally_often_and_repeats_evenly() -> None:
 def test_balanced_with_any_classes(labels: list[int], seed: int) -> None:
     rows = np.arange(len(labels))
     drawn = list(EpochSampler(rows, np.array(labels), "balanced", (seed,)))
-    counts = Counter(labels[row] for row in drawn)
+    counts = Counter(labels[code % AGAIN] for code in drawn)
     assert len(drawn) == len(labels)
     assert max(counts.values()) - min(counts[c] for c in set(labels)) <= len(set(labels))
 
@@ -199,6 +203,22 @@ def test_the_longest_stream_sets_the_epoch_and_shorter_ones_start_over(toy: Path
     assert len({len(b["again"]["label"]) for b in batches}) == 1
     drawn = Counter(i for batch in batches for i in batch[("tvus", "again")[int(np.argmax(lengths))]]["sample_id"])
     assert max(drawn.values()) == 1
+
+
+def test_a_shorter_stream_goes_on_with_another_order_and_augmentation(toy: Path) -> None:
+    made = module(toy, streams={"tvus": stream(toy, 6), "few": stream(toy, 12, site="site_0")})
+    rows = made.rows("few", "train")
+    (batches,) = epochs(made)
+    assert len({len(b["few"]["label"]) for b in batches}) == 1
+    ids = [i for batch in batches for i in batch["few"]["sample_id"]]
+    keys = [int(k) for batch in batches for k in batch["few"]["key"]]
+    assert len(ids) > 2 * len(rows)
+    first, second = ids[: len(rows)], ids[len(rows) : 2 * len(rows)]
+    assert set(first) == set(second), "each comes once before any comes again"
+    assert first != second
+    assert len(set(keys)) == len(keys), "each time it is changed in another way"
+    other = epochs(module(toy, streams={"tvus": stream(toy, 6), "few": stream(toy, 12, site="site_0")}))[0]
+    assert [int(k) for batch in other for k in batch["few"]["key"]] == keys
 
 
 def test_streams_are_drawn_independently(toy: Path) -> None:

@@ -33,6 +33,10 @@ Change = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.uint8]]
 """Takes the rows and the pictures of a batch and gives other pictures."""
 
 
+_AGAIN = 1 << 40  # a sampler's number is row + _AGAIN * (how often the row came before in this epoch)
+_REPEAT = 0x9E3779B97F4A7C1  # an odd number: repeats of a sample get keys of their own
+
+
 class StreamDataset(Dataset[Samples]):
     """Whole batches of one stream by row number; a row `~i` is row i marked as not valid (it only fills up a batch).
 
@@ -58,7 +62,8 @@ class StreamDataset(Dataset[Samples]):
 
     def __getitems__(self, rows: list[int]) -> Samples:
         """A batch; torch's loader calls this instead of asking for samples one by one."""
-        row = np.asarray(rows)
+        code = np.asarray(rows)
+        row, again = np.where(code < 0, code, code % _AGAIN), np.where(code < 0, 0, code // _AGAIN)
         index = np.where(row < 0, ~row, row)
         image = self.pictures(index)
         return {
@@ -66,7 +71,7 @@ class StreamDataset(Dataset[Samples]):
             "label": self.label[index],
             "index": torch.from_numpy(index),
             "valid": torch.from_numpy(row >= 0),
-            "hash": self.hash[index],
+            "hash": self.hash[index] + torch.from_numpy(again) * _REPEAT,
             "sample_id": [self.sample_id[i] for i in index],
             "patient_id": [self.patient_id[i] for i in index],
         }
@@ -84,7 +89,9 @@ class EpochSampler(Sampler[int]):
 
     All processes draw the same order and take turns in it, so no sample comes twice in an epoch; the remainder that
     can't be shared out evenly is left out, another one each epoch. "balanced" draws every class equally often and
-    repeats the samples of rare classes as evenly as possible.
+    repeats the samples of rare classes as evenly as possible. Where a longer stream sets the epoch's length, the rows
+    come again in another order; a number then also tells how often its row has come before (see `_AGAIN`), so that each
+    time another augmentation is drawn.
 
     Args:
         rows: Row numbers of the training side.
@@ -95,6 +102,7 @@ class EpochSampler(Sampler[int]):
         rank: This process.
         world: Number of processes.
         epoch: The first epoch. Lightning starts the loader workers of a resumed run before it calls `set_epoch`.
+        count: Samples per epoch of this process; None for as many as there are rows to share out.
     """
 
     def __init__(
@@ -106,8 +114,10 @@ class EpochSampler(Sampler[int]):
         rank: int = 0,
         world: int = 1,
         epoch: int = 0,
+        count: int | None = None,
     ) -> None:
         self.rows, self.labels, self.how = rows, labels, how
+        self.count = len(rows) // world if count is None else count
         self.seed, self.rank, self.world, self.epoch = seed, rank, world, epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -115,18 +125,29 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows) // self.world
+        return self.count
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([*self.seed, self.epoch])
-        order = rng.permutation(self.rows) if self.how == "uniform" else self._balanced(rng)
-        return iter(order[self.rank : len(self) * self.world : self.world].tolist())
+        rng, total = np.random.default_rng([*self.seed, self.epoch]), self.count * self.world
+        draw = (lambda: rng.permutation(self.rows)) if self.how == "uniform" else (lambda: self._balanced(rng))
+        order = np.concatenate([draw() for _ in range(-(-total // len(self.rows)))] or [self.rows])
+        return iter((order + _AGAIN * _times_before(order))[self.rank : total : self.world].tolist())
 
     def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
         groups = [self.rows[self.labels == c] for c in np.unique(self.labels)]
         share = -(-len(self.rows) // len(groups))
         drawn = [np.concatenate([rng.permutation(g) for _ in range(-(-share // len(g)))])[:share] for g in groups]
         return rng.permutation(np.concatenate(drawn))[: len(self.rows)]
+
+
+def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each entry has come before."""
+    by_value = np.argsort(order, kind="stable")
+    values = order[by_value]
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    before = np.empty_like(order)
+    before[by_value] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return before
 
 
 class EvaluationSampler(Sampler[int]):
@@ -148,8 +169,9 @@ class UnpairedDataModule(LightningDataModule):
     """All streams of a run.
 
     Batches are `{stream: {"image", "label", "index", "valid", "key", "sample_id", "patient_id"}}`, images float32
-    `(B, C, H, W)` or `(B, C, T, H, W)`, ultrasound in [0, 1]. In training an epoch is as long as the longest stream
-    and shorter ones start over; in evaluation only the stream that the method predicts is read.
+    `(B, C, H, W)` or `(B, C, T, H, W)`, ultrasound in [0, 1]. In training an epoch is as long as the longest stream,
+    and shorter ones go on with another order and other augmentation; in evaluation only the stream that the method
+    predicts is read.
 
     Args:
         data: Settings.
@@ -213,7 +235,12 @@ class UnpairedDataModule(LightningDataModule):
         return rows
 
     def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader({name: self._train_loader(name) for name in self.study.streams}, "max_size_cycle")
+        loaders = {name: self._train_loader(name) for name in self.study.streams}
+        steps = max(len(loader) for loader in loaders.values())
+        for name, loader in loaders.items():
+            if len(loader) < steps:
+                loaders[name] = self._train_loader(name, steps)
+        return CombinedLoader(loaders, "max_size")
 
     def val_dataloader(self) -> CombinedLoader | list[Any]:
         """Validation samples; none where the split has no such side."""
@@ -250,13 +277,15 @@ class UnpairedDataModule(LightningDataModule):
         items = [CacheItem(root / str(path), prep, str(modality)) for path, modality in files]
         return self.cache.pack(items, on_error=self.data.on_error)
 
-    def _train_loader(self, name: str) -> DataLoader[Samples]:
+    def _train_loader(self, name: str, steps: int | None = None) -> DataLoader[Samples]:
+        """Batches of a stream: each row once, or as many as make `steps` full ones."""
         rows, config = self.rows(name, "train"), self.data.streams[name]
         labels = cast(NDArray[np.int64], self.datasets[name].label.numpy()[rows])
-        seed = (self.seed, id_hash(name) % 2**32)
-        sampler = EpochSampler(rows, labels, config.sampler, seed, *self._rank_and_world(), self.first_epoch)
+        seed, (rank, world), share = (self.seed, id_hash(name) % 2**32), self._rank_and_world(), self._share(name)
+        count = None if steps is None else steps * share
+        sampler = EpochSampler(rows, labels, config.sampler, seed, rank, world, self.first_epoch, count)
         # A last batch of one sample would break batch normalisation.
-        return self._loader(name, sampler, drop_last=len(sampler) > self._share(name))
+        return self._loader(name, sampler, drop_last=len(sampler) > share)
 
     def _loader(self, name: str, sampler: Sampler[int], *, drop_last: bool) -> DataLoader[Samples]:
         workers = self.data.num_workers
