@@ -34,6 +34,8 @@ class StreamConfig:
         ultrasound: Preprocessing of ultrasound images and clips.
         sampler: "uniform" draws each sample once an epoch; "balanced" draws with equal class frequencies.
         batch_size: Samples per step, shared out over all processes.
+        train_patients: How many patients train: that many at random, with the classes' proportions; the rest of the
+            training side is left out. Of two numbers under one `data.split.seed` the smaller is a part of the larger.
         augment: Random transforms of training batches.
     """
 
@@ -45,6 +47,7 @@ class StreamConfig:
     ultrasound: UltrasoundPrep = field(default_factory=UltrasoundPrep)
     sampler: Literal["uniform", "balanced"] = "uniform"
     batch_size: int = 32
+    train_patients: int | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 

@@ -104,11 +104,37 @@ def plan(data: DataConfig, *, rest: Side | None = None) -> Study:
         keys = manifest.card.name + "/" + table["patient_id"]
         placed = [own if isinstance(own, str) else rest or "train" for own in table["split"]]
         side = [sides.get(key, otherwise) for key, otherwise in zip(keys, placed, strict=True)]
-        table = table.assign(side=side).reset_index(drop=True)
+        table = _budgeted(table.assign(side=side), name, data).reset_index(drop=True)
         label = manifest.card.labels[config.label] if config.label else None
         streams[name] = Stream(name, config, manifest, table, label)
     lines = sorted(f"{n}\t{i}\t{s}" for n, st in streams.items() for i, s in st.table[["sample_id", "side"]].to_numpy())
     return Study(streams, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
+def _budgeted(table: pd.DataFrame, name: str, data: DataConfig) -> pd.DataFrame:
+    """The table without the training patients beyond `train_patients`.
+
+    Each class is put in a random order of its own and the orders are merged evenly, so that any first part of the
+    result has the classes' proportions.
+    """
+    config = data.streams[name]
+    if config.train_patients is None:
+        return table
+    train = table[table["side"] == "train"]
+    of_class = train[config.label] if config.label else pd.Series("", index=train.index)
+    patients = of_class.groupby(train["patient_id"]).first().rename("class").sort_index()
+    if not 1 <= config.train_patients <= len(patients):
+        raise ManifestError(
+            f"data.streams.{name}.train_patients is {config.train_patients}, but {len(patients)} patients can train",
+            where=config.manifest,
+            fixes=(f"use 1 to {len(patients)}", "leave it out: all of them train"),
+        )
+    rng = np.random.default_rng([data.split.seed, 0x7B6D])
+    place = pd.Series(0.0, index=patients.index)
+    for _, members in patients.groupby(patients):
+        place[members.index] = (rng.permutation(len(members)) + 0.5) / len(members)
+    kept = place.sort_values(kind="stable").index[: config.train_patients]
+    return table[(table["side"] != "train") | table["patient_id"].isin(kept)]
 
 
 def _rows(name: str, config: StreamConfig) -> tuple[Manifest, pd.DataFrame]:
