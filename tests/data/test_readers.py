@@ -146,6 +146,27 @@ def test_nan_and_complex_values(tmp_path: Path) -> None:
         read(tmp_path / "b.nii")
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_volume_that_does_not_fit_on_the_disk_is_no_file(tmp_path: Path, name: str) -> None:
+    """A limit on the size of files stands for the full disk; in a process of its own, since it can't be taken back."""
+    code = """if True:
+        import resource, signal, sys, numpy as np
+        from xmkd.data.readers import Image, write_nifti
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        noise = np.random.default_rng(0).random((1, 32, 32, 32)).astype("float32")
+        try:
+            write_nifti(Image(noise, "volume", (1.0, 1.0, 1.0)), sys.argv[1])
+        except Exception as error:
+            print(type(error).__name__, error)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("ReadError the volume could not be written whole")
+    assert not (tmp_path / name).exists()
+
+
 def test_write_nifti_refuses_what_it_would_spoil(tmp_path: Path) -> None:
     clip = Image(np.zeros((1, 2, 4, 4), np.uint8), "clip")
     sheared = make.oblique_affine()

@@ -207,8 +207,9 @@ def _read_one(manifest: Manifest, files: _Files, row: int, path: str, mask: str 
     except XmkdError as error:
         files.unreadable.append(f"{mask}: {error.what}")
         return
-    if shape_of_mask != image.array.shape[1:]:
-        files.misfits.append(f"{mask} is {shape_of_mask}, {path} is {image.array.shape[1:]}")
+    expected = image.array.shape[2:] if image.kind == "clip" else image.array.shape[1:]  # of a clip's first frame
+    if shape_of_mask != expected:
+        files.misfits.append(f"{mask} is {shape_of_mask}, {path} is {expected}")
 
 
 def _leaks(table: pd.DataFrame, split: Split | None) -> list[str]:

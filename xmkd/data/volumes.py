@@ -88,7 +88,22 @@ def write_nifti(image: Image, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
         SimpleITK.WriteImage(volume, str(unfinished), useCompression=True)
+        if not _is_whole(unfinished, array.nbytes):  # on a full disk ITK prints a line and goes on
+            raise ReadError(
+                "the volume could not be written whole: the disk may be full",
+                where=path,
+                fixes=("free space there and run again", "write to another place"),
+            )
         unfinished.replace(path)
+
+
+def _is_whole(path: Path, least: int) -> bool:
+    """Whether a written file holds that many bytes, uncompressed; ITK reads a cut file without a word."""
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            return sum(len(part) for part in iter(lambda: file.read(1 << 20), b"")) >= least
+    except (OSError, EOFError):
+        return False
 
 
 @contextmanager
