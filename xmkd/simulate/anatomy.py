@@ -180,7 +180,7 @@ def draw(seeds: Seeds, profile: Profile = "pod", examination: Examination = "mri
         rectum=float(np.clip(13 + 2.5 * normal[24] + 3 * (content[0] - 0.5), 9, 20)),
         rectum_wall=float(np.clip(2.8 + 0.6 * normal[25], 1.8, 4.5)),
         bowel_path=path,
-        gas=float(content[1] ** 1.5),
+        gas=float(0.75 * content[1] ** 2),
         ovaries=_ovaries(rng, age),
         endometriomas=_endometriomas(rng, profile),
         waves={

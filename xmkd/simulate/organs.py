@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xmkd.simulate import uterus as womb
 from xmkd.simulate.anatomy import Endometrioma, Ovary, Pelvis
-from xmkd.simulate.curves import Curve, Point, project_on, smooth
+from xmkd.simulate.curves import Curve, Point, project, project_on, smooth
 from xmkd.simulate.evidence import SITES, Adhesion, Invasion
 from xmkd.simulate.grids import Box, Grid
 from xmkd.simulate.scene import Region, bounds, placed
@@ -37,6 +37,7 @@ def scene(pelvis: Pelvis, grid: Grid, evidence: Evidence, at: UterineCoordinates
     adhesion = evidence if isinstance(evidence, Adhesion) else Adhesion()
     invasion = evidence if isinstance(evidence, Invasion) else None
     tube = bowel_distance(pelvis, grid, at, adhesion)
+    yield from _urethra(pelvis, grid)
     yield from _bladder(pelvis, grid, at)
     for ovary in pelvis.ovaries:
         yield from _ovary(pelvis, grid, at, ovary)
@@ -70,34 +71,44 @@ def _cut(values: Tensor, box: Box) -> Tensor:
     return values[box if values.shape[0] > 1 else (slice(None), *box[1:])]
 
 
+def _about(grid: Grid, line: Curve, half_width: float) -> tuple[Box, Grid] | None:
+    """The box about a tube of at most 14 mm to the front and back, and the grid in it."""
+    low, high = (line.points.amin(0) - 14).tolist(), (line.points.amax(0) + 14).tolist()
+    box = grid.box((-half_width, half_width), (low[0], high[0]), (low[1], high[1]))
+    return None if box is None else (box, grid.crop(box))
+
+
 def _vagina(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
-    """Vagina and urethra, in the box about both."""
-    points = torch.cat((pelvis.vagina.points, pelvis.urethra.points))
-    low, high = (points.amin(0) - 14).tolist(), (points.amax(0) + 14).tolist()
-    box = grid.box((-20.0, 20.0), (low[0], high[0]), (low[1], high[1]))
-    if box is not None:
-        yield from placed(_tubes(pelvis, grid.crop(box)), box)
-
-
-def _tubes(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
     """A flat tube whose lumen is a thin wavy line; it reaches up behind the cervix as the posterior fornix."""
-    s, n = project_on(pelvis.vagina, grid)
+    found = _about(grid, pelvis.vagina, 20.0)
+    if found is None:
+        return
+    box, near = found
+    s, n = project_on(pelvis.vagina, near)
     ends = (s - pelvis.vagina.length + 4).clamp_min(0) + (6 - s).clamp_min(0)
     half, width = pelvis.vagina_radius, 15.0 - 5.0 * (1 - s / pelvis.vagina.length).clamp(0, 1)
-    uneven = pelvis.waves["vagina"].on(grid)
-    q = ((n + 0.6 * uneven) / half).square() + (grid.x / width).square() + (ends / 6).square()
+    uneven = pelvis.waves["vagina"].on(near)
+    q = ((n + 0.6 * uneven) / half).square() + (near.x / width).square() + (ends / 6).square()
     wall = (q.sqrt() - 1) * half
-    yield Region("vagina_wall", wall, organ="vagina", edge=0.6)
-    sag = 1.2 * uneven - 0.012 * grid.x.square()  # the lumen is an H: a line that bends at its ends
+    yield Region("vagina_wall", wall, box, organ="vagina", edge=0.6)
+    sag = 1.2 * uneven - 0.012 * near.x.square()  # the lumen is an H: a line that bends at its ends
     opening = 0.45 + 0.25 * uneven.abs()
     lumen = torch.maximum((n - sag).abs() - opening, wall + 0.45 * half)
-    yield Region("vagina_lumen", lumen, edge=0.5)
-    s, n = project_on(pelvis.urethra, grid)
+    yield Region("vagina_lumen", lumen, box, edge=0.5)
+
+
+def _urethra(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+    """Three rings: dark muscle, bright submucosa, lumen; painted before the bladder, which covers its upper end."""
+    found = _about(grid, pelvis.urethra, 12.0)
+    if found is None:
+        return
+    box, near = found
+    s, n = project_on(pelvis.urethra, near)
     within = torch.maximum(-s - 1, s - pelvis.urethra.length)
-    across = torch.hypot(n + 0.3 * uneven, grid.x)
-    yield Region("urethra_wall", torch.maximum(across - 6.0, within), edge=0.8)
-    yield Region("urethra", torch.maximum(across - 3.4, within), edge=0.9)
-    yield Region("urethra_lumen", torch.maximum(across - 0.6, within), edge=0.5, opacity=0.6)
+    across = torch.hypot(n + 0.3 * pelvis.waves["vagina"].on(near), near.x)
+    yield Region("urethra_wall", torch.maximum(across - 6.0, within), box, edge=0.8)
+    yield Region("urethra", torch.maximum(across - 3.4, within), box, edge=0.9)
+    yield Region("urethra_lumen", torch.maximum(across - 0.6, within), box, edge=0.5, opacity=0.6)
 
 
 def _bladder(pelvis: Pelvis, grid: Grid, at: UterineCoordinates) -> Iterator[Region]:
@@ -164,8 +175,7 @@ def bowel_distance(pelvis: Pelvis, grid: Grid, at: UterineCoordinates, adhesion:
     line = bowel(pelvis, adhesion)
     s, n = project_on(line, grid)
     q = s / line.length
-    anal = torch.sigmoid((30 - s) / 5)  # the canal is narrower
-    radius = pelvis.rectum * (1 - 0.45 * anal) * (1 + 0.10 * torch.sin(s / 9.0) * (q > 0.3))
+    radius = _bowel_radius(pelvis, line, s, adhesion)
     aside = 9 * torch.sin(6.0 * q) * torch.sigmoid((q - 0.5) / 0.06) * torch.sigmoid((0.85 - q) / 0.04)
     end = (s - line.length).clamp_min(0)  # beyond, small bowel takes over
     distance = torch.hypot(torch.hypot(n, end), (grid.x - aside) / 1.15) - radius
@@ -180,6 +190,18 @@ def bowel_distance(pelvis: Pelvis, grid: Grid, at: UterineCoordinates, adhesion:
             ridge = ridge * torch.sigmoid((height + 8 - (at.n - womb.radius(pelvis.uterus, at.s))) / 2)
             distance = distance - 0.8 * height * ridge * torch.exp(-((at.x / 10) ** 2))
     return torch.maximum(distance, least - at.distance)
+
+
+def _bowel_radius(pelvis: Pelvis, line: Curve, s: Tensor, adhesion: Adhesion) -> Tensor:
+    """Half its width at arc length `s`: stretches with and without content, the canal narrow, the sites as given."""
+    phase, second = pelvis.waves["bowel"].phases[:2].tolist()
+    filling = 0.24 * torch.sin(s / 15.0 + phase) + 0.12 * torch.sin(s / 6.5 + second)
+    for k in range(2):
+        y, z = contact(pelvis, adhesion, k)
+        here = float(project(line, torch.tensor(y), torch.tensor(z))[0])
+        filling = filling * (1 - torch.exp(-(((s - here) / 20) ** 4)))
+    anal = torch.sigmoid((30 - s) / 5)
+    return pelvis.rectum * (1 - 0.45 * anal) * (0.92 + filling * (s > 30))
 
 
 def _bowel(pelvis: Pelvis, grid: Grid, tube: Tensor) -> Iterator[Region]:

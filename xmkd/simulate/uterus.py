@@ -198,7 +198,7 @@ def _cervix(pelvis: Pelvis, at: UterineCoordinates) -> Iterator[Region]:
     yield Region("cervix", torch.maximum(at.distance, below), organ="cervix", edge=0.5)
     yield Region("cervix_stroma", torch.maximum(at.distance + 2.6, below - 2), organ="cervix", edge=0.9)
     open_ends = torch.maximum(below - 6, 1.0 - at.s)
-    folds = 0.5 * torch.sin(at.s * 2.1) * (at.n.sign())  # plicae palmatae, every 3 mm
+    folds = 0.3 * torch.sin(at.s * 2.1 + 0.9 * torch.sin(at.s * 0.7)) * at.n.sign()  # plicae palmatae, about every 3 mm
     yield Region("cervix_mucosa", torch.maximum(at.rho - 2.5 + folds, open_ends), organ="cervix", edge=0.5)
     yield Region("mucus", torch.maximum(at.rho - 0.8, open_ends), organ=None, edge=0.4)
 
