@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-Component = Literal["anatomy", "state", "label", "evidence", "motion", "machine", "texture", "protocol"]
+Component = Literal[
+    "anatomy", "state", "surroundings", "tissue", "label", "evidence", "motion", "machine", "texture", "protocol"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

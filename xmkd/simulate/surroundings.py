@@ -1,0 +1,236 @@
+"""Everything in a picture of the pelvis that is not its central organs: wall, fat, muscles, bones, vessels, bowel.
+
+They depend on no label. `regions` is painted before the central organs, over fat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from xmkd.simulate import bones, bowel_loops, curves, muscles, organs, shapes, waves
+from xmkd.simulate.anatomy import Pelvis
+from xmkd.simulate.bones import Bones
+from xmkd.simulate.bowel_loops import Loop
+from xmkd.simulate.curves import Curve
+from xmkd.simulate.evidence import Adhesion
+from xmkd.simulate.grids import Grid
+from xmkd.simulate.muscles import Muscles
+from xmkd.simulate.randomness import Seeds
+from xmkd.simulate.scene import Region
+from xmkd.simulate.waves import Waves
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """One patient's surroundings; lengths in mm.
+
+    Attributes:
+        bones: The bony pelvis.
+        muscles: Muscles and vessels.
+        loops: Small bowel.
+        fat: Thickness of the fat under the skin at the front and at the back.
+        half_width: From the middle to the skin at the side.
+        wall: Thickness of the abdominal wall's muscles.
+        slope: Of the abdominal wall: how far it bulges per mm towards the head.
+        labia: Shifts of the outline of vulva and perineum.
+        contour: Unevenness of skin and fascia.
+    """
+
+    bones: Bones
+    muscles: Muscles
+    loops: tuple[Loop, ...]
+    fat: tuple[float, float]
+    half_width: float
+    wall: float
+    slope: float
+    labia: tuple[float, ...]
+    contour: Waves
+
+    @property
+    def fascia(self) -> float:
+        """Where (y) the fascia lies in front of the recti, in the middle just above the symphysis."""
+        return self.bones.symphysis[0] - 16
+
+
+def draw(seeds: Seeds) -> Surroundings:
+    """Draw a patient's surroundings, the same for all examinations; the number of draws is fixed."""
+    rng = seeds.numpy("surroundings", shared=True)
+    normal = rng.normal(size=16)
+    skeleton = bones.draw(rng)
+    fat = float(np.clip(24 * np.exp(0.38 * normal[0]), 10, 62))  # body mass: assumption
+    return Surroundings(
+        bones=skeleton,
+        muscles=Muscles(
+            bulk=float(np.clip(1 + 0.09 * normal[1], 0.8, 1.2)),
+            floor=float(1.8 * normal[2]),
+            jitter=rng.normal(size=(2, 56, 3)),
+            coarse=waves.draw(rng, 1.3, 26),
+            fine=waves.draw(rng, 0.8, 11),
+        ),
+        loops=bowel_loops.draw(rng),
+        fat=(fat, float(0.85 * fat * np.exp(0.2 * normal[3]))),
+        half_width=float(158 + 0.9 * fat + 6 * normal[4]),
+        wall=float(np.clip(9 + 1.6 * normal[5], 6, 13)),
+        slope=float(0.10 + 0.09 * normal[6]),
+        labia=tuple(float(v) for v in normal[7:13]),
+        contour=waves.draw(rng, 1.6, 60),
+    )
+
+
+def fitted(around: Surroundings, pelvis: Pelvis) -> Surroundings:
+    """The same surroundings with the sacrum as far back as uterus and bowel need, at least 5 mm from them."""
+    line = organs.bowel(pelvis, Adhesion())
+    outline = torch.cat((line.points + torch.tensor([pelvis.rectum, 0.0]), pelvis.uterus.axis.points))
+    spine = around.bones.spine.points
+    order = spine[:, 1].argsort()
+    z, y = spine[order, 1].contiguous(), spine[order, 0]
+    k = torch.searchsorted(z, outline[:, 1].contiguous()).clamp_(1, len(z) - 1)
+    front = torch.minimum(y[k - 1], y[k])
+    inside = (outline[:, 1] > float(z[0])) & (outline[:, 1] < 115)
+    short = float(torch.where(inside, outline[:, 0] + 5 - front, 0.0).max().clamp(0, 30))
+    moved = curves.Curve(spine + torch.tensor([short, 0.0]), around.bones.spine.arc)
+    return replace(around, bones=replace(around.bones, spine=moved))
+
+
+def _under_skin(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]:
+    """Fat under the skin and in the ischioanal fossae, which has septa, unlike that of the pelvis."""
+    spine = around.bones
+    (ay, az), (ty, tz) = bowel.at(38.0)[0], spine.tip
+    below = grid.z - (az - 4 + (tz - az) * ((grid.y - ay) / max(ty - ay, 10.0)).clamp(-0.5, 1.0)) - 0.3 * grid.x.abs()
+    behind = spine.tip[0] + 20 - grid.y + 0.9 * (grid.z - tz).clamp(min=0)
+    yield Region("fat", torch.minimum(below, behind), edge=3.0)
+    yield Region("fat", _front_of(around, grid), edge=0.6)
+
+
+def regions(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+    """All that is painted before the central organs, over fat, back to front."""
+    bowel = organs.bowel(pelvis, Adhesion())
+    yield from _under_skin(around, bowel, grid)
+    yield from _wall(around, grid)
+    yield from _back(around, grid)
+    yield from bones.regions(around.bones, grid)
+    yield from muscles.regions(around.muscles, around.bones, grid)
+    yield from _ligaments(around, pelvis, grid)
+    yield from muscles.iliac(around.muscles, grid)
+    yield from bowel_loops.regions(
+        around.loops, around.muscles.fine, lambda part: _front_of(around, part) - around.wall, grid
+    )
+    yield from muscles.floor(around.muscles, around.bones, pelvis, bowel, grid)
+    yield from _outline(around, bowel, grid)
+
+
+def _front_of(around: Surroundings, grid: Grid) -> Tensor:
+    """Depth behind the fascia in front of the recti (mm), `(X, P, Q)`: a curved sheet, flatter in the middle."""
+    line = around.fascia - around.slope * (grid.z + 10).clamp(min=0)
+    curve = 62 * (grid.x / (around.half_width - 12)).abs().clamp(max=1.2).pow(2.6)
+    return grid.y - line - curve
+
+
+def _wall(around: Surroundings, grid: Grid) -> Iterator[Region]:
+    """Recti with the white line between them, and the flat muscles beside."""
+    _, sz = around.bones.symphysis
+    box = grid.box(None, None, (sz + 12, 400))
+    if box is None:
+        return
+    part = grid.crop(box)
+    depth = _front_of(around, part) + 0.5 * around.contour.on(part)
+    taper = around.wall * torch.sigmoid((part.z - sz - 18) / 5)
+    wide = part.x.abs()
+    sheet = (depth - 0.5 * taper).abs() - 0.5 * taper
+    low = sz + 14 - part.z
+    yield Region("ligament", torch.maximum(sheet - 0.8, low), box, None, 0.5)
+    recti = torch.maximum(sheet + 0.3, (wide - 34).abs() - 31.5)
+    yield Region("muscle", torch.maximum(recti, low), box, None, 0.5)
+    flat = torch.maximum((depth - 8).abs() - 7, 70 - wide)
+    yield Region("muscle", flat, box, None, 0.6)
+    for level in (4.5, 11.0):
+        yield Region("fat", torch.maximum((depth - level).abs() - 0.5, 72 - wide), box, None, 0.5, 0.6)
+
+
+def _back(around: Surroundings, grid: Grid) -> Iterator[Region]:
+    """The fascia in front of the sacrum, and the erector muscles behind it."""
+    spine = around.bones.spine
+    low = min(y for y, _ in spine.points.tolist())
+    box = grid.box((-58, 58), (low - 16, 400.0), None)
+    if box is None:
+        return
+    part = grid.crop(box)
+    s, n = curves.project_on(spine, part)
+    n = -n
+    wide = part.x.abs()
+    uneven = around.muscles.coarse.on(part)
+    sheet = (n + 7 + 0.8 * uneven).abs() - 0.25
+    sheet = torch.maximum(torch.maximum(sheet, (wide - 34)), torch.maximum(84 - s, s - spine.length + 16))
+    yield Region("ligament", sheet, box, None, 0.5, 0.45)
+    thick = 15 * torch.sigmoid((128 - s) / 12)
+    erector = torch.maximum((n - 46 - 0.35 * thick).abs() - thick, (wide - 20).abs() - 17.5) + uneven
+    yield Region("gluteal_muscle", erector, box, None, 0.7)
+    yield Region("ligament", torch.maximum((n - 48 - 1.4 * thick).abs() - 0.6, wide - 50), box, None, 0.5, 0.8)
+
+
+def _ligaments(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+    """Broad and round ligaments: veins and fibrous fat beside the uterus, a cord to the groin; the parametria."""
+    (y, z), _ = pelvis.uterus.axis.at(0.86 * pelvis.uterus.length)
+    (my, mz), _ = pelvis.uterus.axis.at(0.35 * pelvis.uterus.length)
+    wide = pelvis.uterus.body * pelvis.uterus.flatness
+    coarse, fine = (around.muscles.coarse, 2.2), (around.muscles.fine, 0.5)
+    for side in (-1.0, 1.0):
+        broad = [(side * (wide - 4), 0.6 * y + 0.4 * my, 0.6 * z + 0.4 * mz), (side * 34, my + 4, mz + 8),
+                 (side * 48, my + 8, mz + 4)]  # fmt: skip
+        low = [(side * 14, my, mz - 6), (side * 32, my + 6, mz - 6), (side * 46, my + 12, mz)]
+        for points, radii in ((broad, [9.0, 9.0, 7.0]), (low, [10.0, 11.0, 8.0])):
+            yield from shapes.tube_region(
+                grid, "plexus", points, radii, flat=1.2, uneven=coarse, edge=2.2, opacity=0.75
+            )
+        cord = [(side * (wide - 6), y, z), (side * 48, 0.5 * y - 22, max(z, 26.0)), (side * 66, -62.0, 30.0)]
+        yield from shapes.tube_region(grid, "ligament", cord, [3.4, 2.4, 2.0], uneven=fine, edge=0.6)
+
+
+def _interpolate(stations: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
+    """A smooth line through stations, evaluated on a tensor."""
+    x, y = (np.asarray(c, dtype=np.float64) for c in zip(*stations, strict=True))
+    fine = np.linspace(x[0], x[-1], 256)
+    values = np.interp(at.numpy(), fine, gaussian_filter1d(np.interp(fine, x, y), 6, mode="nearest"))
+    return torch.from_numpy(values).float()
+
+
+def _outline(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]:
+    """Vulva, skin and the air around the body."""
+    body = outline(around, bowel, grid)
+    front, _ = around.bones.symphysis
+    flesh = torch.maximum(body, torch.maximum(grid.y + 22, front - 6 - grid.y))
+    flesh = torch.maximum(flesh, torch.maximum(grid.z + 52, grid.x.abs() - 15)) + around.muscles.coarse.on(grid)
+    yield Region("labia", flesh, edge=2.5, opacity=0.8)
+    yield Region("skin", (body + 0.9).abs() - 0.8, edge=0.5, opacity=0.8)
+    yield Region("air", -body, edge=0.4)
+
+
+def outline(around: Surroundings, bowel: Curve, grid: Grid) -> Tensor:
+    """Signed distance (about) to the skin, negative inside, `(X, P, Q)`."""
+    (by, bz), _ = bowel.at(0.0)
+    (sy, sz), (front_fat, back_fat), labia = around.bones.symphysis, around.fat, around.labia
+    uneven = around.contour.on(grid)
+    front = _front_of(around, grid) + front_fat * (1 + 0.35 * torch.exp(-(((grid.z - sz) / 26) ** 2))) + uneven
+    points = around.bones.spine.points.tolist()
+    hind = sorted((z, y) for y, z in points)
+    back_line = _interpolate([(hind[0][0] - 120, hind[0][1] + 46), (hind[0][0] + 10, hind[0][1] + 46),
+                              *[(z, y + 62 - 14 * (z < 20)) for z, y in hind[6::5]]], grid.z)  # fmt: skip
+    bulge = 26 * (grid.x.abs() / 70).clamp(max=1) - 85 * ((grid.x.abs() / around.half_width).clamp(max=1.15)) ** 4
+    back = grid.y - back_line - back_fat - bulge + uneven
+    a, b, c, d, e, _ = (2.5 * v for v in labia)
+    low = _interpolate(
+        [(sy - 60, sz - 6 + a), (sy - 30, sz - 30 + b), (sy - 8, -70 + c), (-48, -84 + d), (-22, -84 + e),
+         (by - 14, bz + 4), (by, bz + 5), (by + 14, bz - 2), (by + 40, bz + 16), (hind[0][1] + 40, -30.0),
+         (hind[0][1] + 64, 16.0)],
+        grid.y)  # fmt: skip
+    cleft = torch.where(grid.y < by - 10, 22.0, 13.0)
+    drop = 150 * (1 - torch.exp(-((grid.x.abs() / cleft - 0.15).clamp(min=0) ** 2) / 2.2))
+    under = (low - drop - grid.z) * 0.8 + uneven
+    side = grid.x.abs() - around.half_width
+    return torch.maximum(torch.maximum(-front, back), torch.maximum(under, side))
