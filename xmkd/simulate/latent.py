@@ -15,6 +15,7 @@ evidence, and `ceilings` needs no image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -171,6 +172,7 @@ class SignModel:
         return ratio
 
 
+@cache
 def sign_model(disease: Disease, modality: Modality) -> SignModel:
     """The distribution of the signs of a disease in a modality."""
     signs = SIGNS[disease]
@@ -180,9 +182,8 @@ def sign_model(disease: Disease, modality: Modality) -> SignModel:
         for row, k in enumerate(shown):
             place, size = signs[k].place, signs[k].mean[modality] / DISTANCE
             loadings[row] = size / np.sqrt(2) if place is None else size * (np.arange(2) == place)
-        grades, patterns = np.meshgrid(GRADES, np.arange(len(PATTERNS)), indexing="ij")
-        means = np.stack([_pod_means(modality, p, g) for g, p in zip(grades.flat, patterns.flat, strict=True)])
-        weights = np.outer(GRADE_WEIGHTS, PATTERN_WEIGHTS).ravel()
+        means = _pod_table(modality).reshape(-1, len(signs))
+        weights = np.outer(PATTERN_WEIGHTS, GRADE_WEIGHTS).ravel()
     else:
         loadings = np.full((len(shown), 1), CARCINOMA_LOADING)
         depths = DEPTH.ppf((np.arange(DEPTH_NODES) + 0.5) / DEPTH_NODES)
@@ -199,8 +200,7 @@ def state_means(disease: Disease, modality: Modality, stage: IntArray, normals: 
         return _carcinoma_means(modality, depth(stage, normals)) * (stage > 0)[:, None]
     pattern = np.searchsorted(np.cumsum(PATTERN_WEIGHTS)[:-1], special.ndtr(normals[:, STATE]))
     grade = np.searchsorted(np.cumsum(GRADE_WEIGHTS)[:-1], special.ndtr(normals[:, GRADE]))
-    table = np.stack([[_pod_means(modality, p, g) for g in GRADES] for p in range(len(PATTERNS))])
-    means: FloatArray = table[pattern, grade] * (stage > 0)[:, None]
+    means: FloatArray = _pod_table(modality)[pattern, grade] * (stage > 0)[:, None]
     return means
 
 
@@ -216,6 +216,12 @@ def stage(disease: Disease, ill: npt.NDArray[np.bool_], uniform: FloatArray) -> 
     if disease == "pod":
         return ill.astype(np.intp)
     return np.where(ill, 1 + (uniform >= HALF_WALL), 0).astype(np.intp)
+
+
+@cache
+def _pod_table(modality: Modality) -> FloatArray:
+    """Means at visibility 1 of every sign by pattern and grade, `(3, 2, len(POD_SIGNS))`."""
+    return np.stack([[_pod_means(modality, p, g) for g in GRADES] for p in range(len(PATTERNS))])
 
 
 def _pod_means(modality: Modality, pattern: int, grade: float) -> FloatArray:

@@ -1,0 +1,246 @@
+"""The lock of a cohort: how visible the disease has to be, how well anybody can see it, and what this holds for.
+
+`<cohort>.lock` stands beside the specification and is committed with it. Its hash goes into every result, so that
+results under different difficulties are never compared. A lock holds for one rendering: when what the pictures depend
+on moves, it has to be made anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xmkd.binding import bind
+from xmkd.errors import ConfigError
+from xmkd.simulate.output import write_file
+from xmkd.simulate.spec import CohortSpec, Modality, UltrasoundPart, VolumePart
+
+FORMAT = 1
+CALIBRATED: tuple[Modality, ...] = ("tvus", "mri")
+HEADER = "# Made by `xmkd simulate SPEC --calibrate`. Not to be edited: difficulty is solved for, never chosen.\n"
+
+# Files of this package that decide neither what an examination looks like nor what is measured on it.
+ELSEWHERE = frozenset(
+    ("calibrate.py", "cards.py", "ceilings.py", "cohort.py", "dicom_bytes.py", "dicom_tags.py", "dicom_write.py",
+     "examination.py", "identity.py", "lock.py", "masks.py", "output.py", "plan.py", "pool.py", "probes.py", "spec.py",
+     "ultrasound/validate.py")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An AUROC with its interval.
+
+    Attributes:
+        auroc: The figure.
+        low: Lower bound.
+        high: Upper bound.
+        patients: Number of patients it was computed on.
+    """
+
+    auroc: float
+    low: float
+    high: float
+    patients: int
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """One modality of a cohort.
+
+    Attributes:
+        target: The oracle's AUROC that was aimed at.
+        oracle: What it came to, on the patients scored.
+        fitted: Number of patients the oracle was fitted on.
+        measurements: What the oracle measures, with coefficients of the standardised values.
+        ceiling: The best AUROC that any model can have.
+    """
+
+    target: float
+    oracle: Figure
+    fitted: int
+    ceiling: Figure
+    measurements: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The difficulty of a cohort.
+
+    Attributes:
+        format: Version of this file's layout.
+        cohort: Name of the specification.
+        specification: `specification_hash` of what was calibrated.
+        simulator: `simulator_hash` of what was calibrated.
+        seed: Seed of the reserved patients and of the Monte Carlo.
+        rho: Correlation of the modalities given the stage.
+        visibility: How plainly each modality shows the disease: what was solved for.
+        modalities: What that makes of the task, by modality.
+        spearman: Rank correlation of the evidences of the modalities (log likelihood ratios) within each stage.
+    """
+
+    format: int
+    cohort: str
+    specification: str
+    simulator: str
+    seed: int
+    rho: float
+    visibility: dict[str, float]
+    modalities: dict[str, Difficulty]
+    spearman: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits that name this difficulty; every result row carries them."""
+        return hashlib.sha256(_text(self).encode()).hexdigest()[:12]
+
+
+def path_of(spec: str | Path) -> Path:
+    """Where the lock of a specification lies."""
+    return Path(spec).with_suffix(".lock")
+
+
+def write(lock: Lock, path: Path) -> None:
+    """Write a lock; the same content gives the same bytes."""
+    write_file(path, _text(lock).encode())
+
+
+def read(path: str | Path) -> Lock:
+    """Read a lock.
+
+    Raises:
+        ConfigError: It is missing, or damaged.
+    """
+    path = Path(path)
+    again = "make it: xmkd simulate SPEC --calibrate"
+    if not path.is_file():
+        raise ConfigError(
+            "this cohort has not been calibrated: there is no lock",
+            where=path,
+            fixes=(again, "give visibility: {tvus: 1.0, mri: 1.0} in the specification"),
+        )
+    problems: list[str] = []
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        tree, problems = None, [str(error)]
+    if not problems and not isinstance(tree, dict):
+        problems = ["it holds no keys and values"]
+    found = bind(Lock, tree, "", problems) if isinstance(tree, dict) else None
+    if found is None or problems or found.format != FORMAT:
+        text = "; ".join(problems) or f"format {getattr(found, 'format', None)}, not {FORMAT}"
+        raise ConfigError(f"this lock is damaged: {text}", where=path, fixes=(again, "take it from version control"))
+    return found
+
+
+def check(spec: CohortSpec, path: str | Path) -> Lock:
+    """The lock of a specification, if it holds for what the specification and the simulator are now.
+
+    Args:
+        spec: The cohort.
+        path: Its lock.
+
+    Raises:
+        ConfigError: The lock is missing or damaged, or the specification or the simulator has moved since.
+    """
+    found = read(path)
+    moved = changes(spec, found)
+    if moved:
+        raise ConfigError(
+            f"the lock does not hold any more: {'; '.join(moved)}",
+            where=path,
+            fixes=(
+                "calibrate anew: xmkd simulate SPEC --calibrate (pictures of the same simulator are not drawn again)",
+                "take back what moved",
+            ),
+        )
+    return found
+
+
+def changes(spec: CohortSpec, lock: Lock) -> list[str]:
+    """What has moved since the lock was made, in words; empty where it holds."""
+    moved = []
+    if lock.specification != specification_hash(spec):
+        moved.append(
+            f"what the specification says of pictures, sites or rho (hash {lock.specification} then, "
+            f"{specification_hash(spec)} now)"
+        )
+    if lock.simulator != simulator_hash():
+        moved.append(f"the code that draws and measures (hash {lock.simulator} then, {simulator_hash()} now)")
+    if isinstance(spec.visibility, dict) and any(
+        spec.visibility.get(name) != value for name, value in lock.visibility.items()
+    ):
+        moved.append("the specification gives visibilities of its own")
+    return moved
+
+
+def calibrated(spec: CohortSpec) -> tuple[Modality, ...]:
+    """The modalities of a cohort whose visibility is solved for."""
+    return tuple(m for m in CALIBRATED if spec.cohort in ("pod", "carcinoma") and m in spec.parts())
+
+
+def specification_hash(spec: CohortSpec) -> str:
+    """16 hexadecimal digits of all in a specification that decides how hard its task is.
+
+    How many patients there are, how many are ill and whose labels are wrong is not of it, nor is the seed.
+    """
+    views = {m: view(spec, m) for m in calibrated(spec)}
+    return _digest([spec.cohort, spec.rho, asdict(spec.sites), views])
+
+
+def view(spec: CohortSpec, modality: Modality) -> dict[str, Any]:
+    """What the examinations of a modality look like, as far as a specification decides it."""
+    part = spec.parts()[modality]
+    if isinstance(part, UltrasoundPart):
+        shown: dict[str, Any] = {"frames": part.frames, "size": part.size, "clips": part.clips > 0}
+    else:
+        assert isinstance(part, VolumePart)
+        shown = {"size": part.size, "spacing": part.spacing, "sequence": part.sequences[0]}
+    return {"cohort": spec.cohort, "sites": spec.sites.names, "shares": spec.sites.shares, **shown}
+
+
+@cache
+def simulator_hash() -> str:
+    """16 hexadecimal digits of the code that decides what an examination looks like and what is measured on it.
+
+    Comments, docstrings and layout are not of it.
+    """
+    folder = Path(__file__).parent
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.py")}
+    return _digest({name: _code(files[name].read_text()) for name in sorted(files.keys() - ELSEWHERE)})
+
+
+def _code(source: str) -> str:
+    """The syntax tree of a module without its docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [n for n in body if not _is_text(n)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _text(lock: Lock) -> str:
+    return HEADER + yaml.safe_dump(_rounded(asdict(lock)), sort_keys=False)
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits: more of them would say which processor summed them."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
