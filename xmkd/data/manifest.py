@@ -73,6 +73,7 @@ class Card:
         patient_pattern: Regular expression searched in a file's path; its named groups `patient` (needed), `sequence`
             and `site` fill these columns. Default: the parent folder is the patient.
         mask_pattern: Where the mask of a file is, such as `masks/{stem}.png`.
+        lock: Of a simulated set, the hash of the lock that its difficulty is from; results under two are not compared.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Card:
     indexer: str | None = None
     patient_pattern: str | None = None
     mask_pattern: str | None = None
+    lock: str = ""
 
 
 @dataclass(frozen=True)
