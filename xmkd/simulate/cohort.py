@@ -1,0 +1,255 @@
+"""Simulate a cohort: every examination a folder of real DICOM, rendered in parallel, resumable, with its manifests.
+
+    <out>/cohort.json                   the specification, its hash and the versions that made the files
+    <out>/<part>/<patient>/             an examination; it appears when it is complete
+    <out>/<cohort>_<part>.csv, .yaml    manifests and cards
+    <out>/truth.csv                     what only the simulator knows
+
+Replicates of a cohort, and variants with flipped training labels, may share a folder: the examinations that they have
+in common are rendered once, and the names of their tables tell them apart. The same specification and versions give
+the same bytes on the same kind of machine, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn
+
+from xmkd.binding import nearest
+from xmkd.errors import ConfigError, RunError
+from xmkd.files import writing
+from xmkd.simulate import cards
+from xmkd.simulate import lock as locks
+from xmkd.simulate import spec as specs
+from xmkd.simulate.cards import RECORD, TRUTH, Examined
+from xmkd.simulate.output import OTHER_PLACE, write_file
+from xmkd.simulate.plan import Patient, patients
+from xmkd.simulate.pool import Pool, available
+from xmkd.simulate.spec import FROM_LOCK, PARTS, CohortSpec
+
+COHORT = "cohort.json"
+_VERSIONED = ("torch", "numpy", "scipy", "pydicom")
+
+Examine = Callable[[CohortSpec, Patient, Path], Examined]
+"""Renders one examination of a patient into a folder."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What became of a part.
+
+    Attributes:
+        name: The part.
+        patients: Number of its patients.
+        rendered: How many of them were simulated now; the others were there.
+        files: Samples in its manifests.
+        prevalence: Fraction of ill patients in truth.
+        seconds: Time for those simulated now, writing included.
+        manifests: Where its tables are.
+    """
+
+    name: str
+    patients: int
+    rendered: int
+    files: int
+    prevalence: float
+    seconds: float
+    manifests: list[Path]
+
+    def text(self) -> str:
+        """The part in one line for the terminal, and its manifests."""
+        done = "complete already"
+        if self.rendered:
+            rate = self.rendered / max(self.seconds, 1e-9)
+            done = f"{self.rendered} simulated in {self.seconds:.0f} s ({rate:.1f} examinations/s with all files)"
+        line = f"{self.name}: {self.patients} patients, {self.files} files, prevalence {self.prevalence:.3f}; {done}"
+        return "\n".join([line, *(f"  {path}" for path in self.manifests)])
+
+
+def load(path: Path, overrides: list[str] | None = None) -> CohortSpec:
+    """Read a specification that is ready to be simulated, with visibilities from its lock where it refers to it.
+
+    Raises:
+        ConfigError: The specification is wrong; the lock is missing, damaged or does not hold any more.
+    """
+    spec = specs.load(path, overrides)
+    if spec.visibility != FROM_LOCK:
+        return spec
+    found = locks.check(spec, locks.path_of(path))
+    return replace(spec, visibility=found.visibility, lock=found.hash)
+
+
+def simulate(
+    spec: CohortSpec,
+    out: Path,
+    examine: Examine,
+    *,
+    workers: int | None = None,
+    only: str | None = None,
+    force: bool = False,
+) -> list[Simulated]:
+    """Write a cohort, or what is missing of it, with a progress bar on stderr.
+
+    Args:
+        spec: The cohort, with its visibilities.
+        out: Folder for it.
+        examine: What renders an examination; a function of a module.
+        workers: Number of processes; default: one per core.
+        only: The only part to simulate.
+        force: Replace a cohort that is there.
+
+    Raises:
+        ConfigError: The visibilities are not known, there is no such part, or the number of processes is below 1.
+        RunError: The folder holds another cohort or other files, or can't be written; a process died.
+    """
+    names = _chosen(spec, only)
+    workers = available() if workers is None else workers
+    if workers < 1:
+        fixes = ("give 1 or more", "leave it out: one per core")
+        raise ConfigError("at least one process is needed", where=f"--workers {workers}", fixes=fixes)
+    _claim(spec, out, force)
+    with Pool(workers) as pool:
+        found = [_part(spec, out, name, examine, pool) for name in names]
+    everyone = [p for name in spec.parts() for p in patients(spec, name)]
+    there = [p for p in everyone if (out / p.part / p.id / RECORD).is_file()]
+    cards.write_truth(spec, out, there)
+    return found
+
+
+def _chosen(spec: CohortSpec, only: str | None) -> list[str]:
+    if spec.visibility == FROM_LOCK:
+        raise ConfigError(
+            "it is not known how visible the disease is to be",
+            where=f"visibility: {FROM_LOCK}",
+            fixes=("take the values of the lock: xmkd.simulate.cohort.load", "give visibility: {tvus: 1.0, mri: 1.0}"),
+        )
+    names = list(spec.parts())
+    if only is None:
+        return names
+    if only not in names:
+        raise ConfigError(
+            f"the cohort has no part {only!r}" + nearest(only, names),
+            where=f"--only {only}",
+            fixes=(f"choose one of {', '.join(names)}", "leave it out: all parts"),
+        )
+    return [only]
+
+
+def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) -> Simulated:
+    people = patients(spec, name)
+    missing = [p for p in people if not (out / name / p.id / RECORD).is_file()]
+    with writing(out / name, OTHER_PLACE):
+        (out / name).mkdir(exist_ok=True)
+    begun = time.perf_counter()
+    with Progress(*_columns(), transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
+        for _ in pool.run(partial(_examination, spec, out, examine), missing):
+            progress.advance(task)
+    seconds = time.perf_counter() - begun
+    manifests = cards.write(spec, out, name, people)
+    files = sum(len(Examined.load(out / name / p.id).files) for p in people)
+    ill = sum(p.ill for p in people) / len(people)
+    return Simulated(name, len(people), len(missing), files, ill, seconds, manifests)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (*Progress.get_default_columns(), MofNCompleteColumn())
+
+
+def _examination(spec: CohortSpec, out: Path, examine: Examine, patient: Patient) -> None:
+    """Render one patient into a folder beside her own, which then takes its place."""
+    folder = out / patient.part / patient.id
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    with writing(folder, OTHER_PLACE):
+        for old in (unfinished, folder):  # left by a process that was killed, or damaged by hand
+            if old.exists():
+                shutil.rmtree(old)
+        unfinished.mkdir()
+        examine(spec, patient, unfinished).save(unfinished)
+        unfinished.rename(folder)
+
+
+def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
+    """Make the folder this cohort's own, unless it is another's.
+
+    Raises:
+        RunError: It is another's, or can't be written.
+    """
+    record: dict[str, Any] = {"hash": spec.hash, "versions": _versions(), "specification": asdict(spec)}
+    with writing(out, OTHER_PLACE):
+        out.mkdir(parents=True, exist_ok=True)
+        entries = sorted(p.name for p in out.iterdir() if not p.name.endswith(".tmp"))
+    if COHORT in entries:
+        old = _record(out)
+        if not force and old["hash"] == record["hash"]:
+            _compare_versions(old["versions"], record["versions"])
+            return
+        if not force:
+            raise RunError(
+                f"another cohort is here: specification {old['specification']['name']} ({old['hash']}), "
+                f"not {spec.name} ({spec.hash})",
+                where=out,
+                fixes=("write elsewhere: --out FOLDER", "replace it: --force"),
+            )
+        with writing(out, OTHER_PLACE):
+            _remove(out, old["specification"]["cohort"])
+    elif entries:
+        raise RunError(
+            f"the folder is not empty and holds no cohort: {', '.join(entries[:3])}{' ...' * (len(entries) > 3)}",
+            where=out,
+            fixes=("write elsewhere: --out FOLDER", "empty it"),
+        )
+    write_file(out / COHORT, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _remove(out: Path, cohort: str) -> None:
+    """Delete what a simulation wrote, and nothing else."""
+    (out / COHORT).unlink()
+    for part in {name for pair in PARTS.values() for names in pair for name in names}:
+        shutil.rmtree(out / part, ignore_errors=True)
+    for path in (p for name in (f"{TRUTH}*.csv", f"{cohort}_*.csv", f"{cohort}_*.yaml") for p in out.glob(name)):
+        path.unlink()
+
+
+def _record(out: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((out / COHORT).read_text())
+        known = {"hash", "versions", "specification"} <= set(content)
+    except (OSError, ValueError, TypeError):
+        known = False
+    if known:
+        return dict(content)
+    raise RunError(
+        "this file, which says which cohort is here, is damaged",
+        where=out / COHORT,
+        fixes=("copy it from where the cohort was made", "delete the folder and simulate again"),
+    )
+
+
+def _compare_versions(old: dict[str, str], new: dict[str, str]) -> None:
+    changed = [f"{name} {old.get(name)} -> {value}" for name, value in new.items() if old.get(name) != value]
+    if changed:
+        warnings.warn(
+            f"this cohort was begun with other code ({', '.join(changed)}); what is added now may differ from what a "
+            "fresh simulation gives: --force makes all of it anew",
+            stacklevel=4,
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries, and a hash of the simulator's own code."""
+    folder = Path(__file__).parent
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.rglob("*.py"))))
+    return {"simulator": code.hexdigest()[:12], **{name: version(name) for name in _VERSIONED}}
