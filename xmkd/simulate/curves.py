@@ -111,6 +111,7 @@ def project_on(curve: Curve, grid: Grid) -> tuple[Tensor, Tensor]:
     """
     y, z = grid.coarse_plane()
     s, n = project(curve, y, z)
-    pitch = max(float(torch.hypot(y.diff(dim=k), z.diff(dim=k)).max()) for k in (0, 1) if y.shape[k] > 1)
+    steps = [float(torch.hypot(y.diff(dim=k), z.diff(dim=k)).max()) for k in (0, 1) if y.shape[k] > 1]
+    pitch = max(steps, default=0.0)
     s, n, far = grid.refine(torch.stack((s, n, n.abs())))
     return s, torch.copysign(torch.maximum(n.abs(), far - pitch), n)
