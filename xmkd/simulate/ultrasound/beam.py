@@ -68,13 +68,11 @@ def speckle(shape: tuple[int, ...], generator: torch.Generator, sigma: float = 0
         sigma: Width of the Gaussian band limit in samples.
     """
     noise = torch.randn((2, *shape), generator=generator)
-    offsets = torch.arange(-2, 3, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.square().sum().sqrt()
-    flat = noise.reshape(-1, 1, *shape[-2:])
-    flat = F.conv2d(F.pad(flat, (0, 0, 2, 2), mode="circular"), kernel[None, None, :, None])
-    flat = F.conv2d(F.pad(flat, (2, 2, 0, 0), mode="circular"), kernel[None, None, None, :])
-    return flat.reshape(noise.shape).mul_(math.sqrt(0.5))
+    near, far = math.exp(-0.5 / sigma**2), math.exp(-2 / sigma**2)
+    for axis in (-1, -2):
+        shifted = [noise.roll(k, axis) for k in (1, -1, 2, -2)]
+        noise.add_(shifted[0].add_(shifted[1]), alpha=near).add_(shifted[2].add_(shifted[3]), alpha=far)
+    return noise.mul_(math.sqrt(0.5) / (1 + 2 * near**2 + 2 * far**2))
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +111,7 @@ def round_trip_db(attenuation: Tensor, fan: Fan, beam: Beam) -> Tensor:
     return running_sum(attenuation).mul_(2 * beam.frequency_mhz * fan.step_mm / 10)
 
 
-def gain(loss_db: Tensor, tgc_db: Tensor, most_db: float = 16.0) -> Tensor:
+def gain(loss_db: Tensor, tgc_db: Tensor, most_db: float = 9.0) -> Tensor:
     """Amplitude factor of each sample, `(P, ...)`.
 
     Args:
@@ -147,25 +145,29 @@ def pulse_input(samples: int, frames: int, lines: int) -> tuple[Tensor, Tensor]:
     return padded, padded[TAPS : TAPS + samples]
 
 
-def focus(echo: Tensor, fan: Fan, beam: Beam, out: Tensor, rows: int = 2) -> None:
-    """Blur across the beams by the width of the beam at each depth, `(P, 2, T, Q)` into `out`.
+def lateral_blur(fan: Fan, beam: Beam, rows: int = 4) -> Tensor:
+    """Toeplitz matrices of the blur across the beams, `(P / rows, Q, Q)`, one for every `rows` depths.
 
-    One Toeplitz matrix serves `rows` depths. Its rows have unit energy, so that speckle is as bright at every depth.
+    Their rows have unit energy, so that speckle is as bright at every depth.
 
     Raises:
         ValueError: The number of samples is no multiple of `rows`.
     """
-    samples, lines = echo.shape[0], echo.shape[-1]
-    if samples % rows:
-        raise ValueError(f"{samples} samples are no multiple of {rows}")
+    if fan.samples % rows:
+        raise ValueError(f"{fan.samples} samples are no multiple of {rows}")
     depth = fan.depths().view(-1, rows).mean(1)[:, None]
     pitch = (depth + fan.radius_mm) * fan.step_angle
-    offset = torch.arange(1 - lines, lines, dtype=torch.float32)
+    offset = torch.arange(1 - fan.lines, fan.lines, dtype=torch.float32)
     width = offset * pitch * (_FWHM / beam.lateral_fwhm(depth))
     kernel = torch.exp(-0.5 * width.square()) + beam.side_lobes * torch.exp(-0.5 * (width / 6).square())
     kernel /= kernel.square().sum(1, keepdim=True).sqrt()
-    toeplitz = kernel.unfold(1, lines, 1).flip(2)  # the windows of the kernel are a Hankel matrix: mirror its columns
-    torch.bmm(echo.reshape(samples // rows, -1, lines), toeplitz, out=out.view(samples // rows, -1, lines))
+    return kernel.unfold(1, fan.lines, 1).flip(2)  # the windows of the kernel are a Hankel matrix: mirror its columns
+
+
+def focus(echo: Tensor, blur: Tensor, out: Tensor) -> None:
+    """Blur `(P, 2, T, Q)` across the beams by matrices of `lateral_blur`, into `out`."""
+    blocks, lines = blur.shape[:2]
+    torch.bmm(echo.reshape(blocks, -1, lines), blur, out=out.view(blocks, -1, lines))
 
 
 @lru_cache(maxsize=32)
@@ -236,7 +238,18 @@ def scan_table(fan: Fan, picture: Picture) -> tuple[Tensor, Tensor]:
     return index, (index.abs() <= 1).all(-1)
 
 
-def scan_convert(polar: Tensor, table: Tensor, inside: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """Polar `(P, T, Q)` to pictures `(T, H, W)`; outside the fan 0."""
+def scan_convert(polar: Tensor, table: Tensor, inside: Tensor, *, mode: str = "bilinear", over: int = 1) -> Tensor:
+    """Polar `(P, T, Q)` to pictures `(T, H, W)`; outside the fan 0.
+
+    Args:
+        polar: What is shown.
+        table: By `scan_table`; of a picture `over` times as fine where that is above 1.
+        inside: Which pixels of the result lie in the fan, `(H, W)`.
+        mode: Interpolation: "bilinear" or "nearest".
+        over: Pixels of the table per pixel of the result, along each side; their mean is shown.
+    """
     frames = polar.transpose(0, 1)[None]
-    return F.grid_sample(frames, table[None], mode=mode, padding_mode="border", align_corners=False)[0].mul_(inside)
+    shown = F.grid_sample(frames, table[None], mode=mode, padding_mode="border", align_corners=False)[0]
+    if over > 1:
+        shown = F.avg_pool2d(shown, over)
+    return shown.mul_(inside)

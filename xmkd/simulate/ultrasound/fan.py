@@ -81,20 +81,32 @@ class Picture:
         shape: Rows and columns.
         spacing_mm: Pixel size, the same in both directions.
         top_mm: Axial position of the upper edge of the first row; negative where the face is shown whole.
+        mirrored: Whether the plane's right is shown on the left.
     """
 
     shape: tuple[int, int]
     spacing_mm: float
     top_mm: float
+    mirrored: bool = False
+
+    def finer(self, factor: int) -> Picture:
+        """The same picture with `factor` pixels for one along each side."""
+        shape = (self.shape[0] * factor, self.shape[1] * factor)
+        return replace(self, shape=shape, spacing_mm=self.spacing_mm / factor)
 
     def points(self) -> tuple[Tensor, Tensor]:
         """Lateral and axial position of every pixel in mm, each `(H, W)`; the fan's axis is the middle column."""
         rows, columns = (torch.arange(size, dtype=torch.float32) + 0.5 for size in self.shape)
         axial = rows[:, None] * self.spacing_mm + self.top_mm
-        lateral = (columns[None] - self.shape[1] / 2) * self.spacing_mm
+        lateral = (columns[None] - self.shape[1] / 2) * (-self.spacing_mm if self.mirrored else self.spacing_mm)
         return lateral.expand(self.shape), axial.expand(self.shape)
 
     def pixel(self, lateral: Tensor, axial: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column (fractions of pixels, centres at integers) of points of the plane."""
         row = (axial - self.top_mm) / self.spacing_mm - 0.5
-        return row, lateral / self.spacing_mm + self.shape[1] / 2 - 0.5
+        return row, lateral / (-self.spacing_mm if self.mirrored else self.spacing_mm) + self.shape[1] / 2 - 0.5
+
+    def pixel_of(self, lateral: float, axial: float) -> tuple[float, float]:
+        """The same of one point."""
+        row, column = self.pixel(torch.tensor(lateral), torch.tensor(axial))
+        return float(row), float(column)

@@ -40,7 +40,7 @@ def phantom(amplitude: Tensor, attenuation: Tensor, fan: Fan, beam: Beam, *, fra
 
 def _envelope(echo: Tensor, fan: Fan, beam: Beam) -> Tensor:
     padded, inner = physics.pulse_input(fan.samples, echo.shape[2], fan.lines)
-    physics.focus(echo, fan, beam, inner)
+    physics.focus(echo, physics.lateral_blur(fan, beam), inner)
     return next(iter(physics.envelopes(padded, fan.samples, fan, beam)))
 
 
