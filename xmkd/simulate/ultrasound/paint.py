@@ -102,11 +102,12 @@ def paint(pelvis: Pelvis, evidence: Evidence, pose: Pose, fan: Fan, seeds: Seeds
     canvas = _Canvas(grid, texture, levels, free)
     for region in _small_bowel(pelvis, grid, at, generator):
         canvas.put(region)
-    lost = torch.zeros(())
+    lost = torch.zeros(grid.shape)
     for region in organs.scene(pelvis, grid, evidence, at):
         canvas.put(region)
         if region.tissue == "plaque":  # a plaque blots out the line of the serosa
-            lost = torch.maximum(lost, torch.sigmoid((1.0 - region.distance) / 0.5) * region.opacity)
+            near = torch.sigmoid((1.0 - region.distance) / 0.5) * region.opacity
+            lost[region.box] = torch.maximum(lost[region.box], near)
         if region.tissue == "endometrium_proliferative":
             canvas.add(region, 7.5 * torch.exp(-(region.distance / 0.55).square()))
     _vessels(canvas, pelvis, at, texture)
@@ -198,5 +199,4 @@ def _serosa(canvas: _Canvas, at: UterineCoordinates, fan: Fan, lost: Tensor) -> 
     down = (distance[2:] - distance[:-2]) / (2 * fan.step_mm)
     down = F.pad(down[None], (0, 0, 1, 1), mode="replicate")[0].abs().clamp_(max=1)
     line = torch.exp(-((distance + 0.1) / 0.45).square()) * down.pow(6)
-    missing = lost[0] if lost.ndim == 3 else lost
-    canvas.level += 11 * line * (1 - missing)
+    canvas.level += 11 * line * (1 - lost[0])
