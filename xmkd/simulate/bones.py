@@ -6,7 +6,7 @@ the ranges of pelvimetry (true conjugate 11-13 cm, sacrum 10-12 cm long, 5-6 cm 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ _LUMBAR = 68.0  # mm of the lumbar spine above the promontory
 # Discs along the curve, as a fraction of the length from promontory to tip; thickness of the bodies behind its front.
 _DISCS = (-0.47, -0.045, 0.215, 0.385, 0.53, 0.65, 0.755, 0.85, 0.93)
 _DEPTH = ((-0.5, 33), (-0.06, 34), (0.0, 31), (0.2, 22), (0.38, 17), (0.55, 13), (0.75, 9), (0.87, 8), (1.0, 4))
-_CANAL = ((-0.5, 15), (0.0, 15), (0.3, 12), (0.55, 7), (0.72, 3), (0.8, -3), (1.0, -6))
+_CANAL = ((-0.5, 14), (0.0, 13), (0.3, 10), (0.55, 6), (0.72, 3), (0.8, -3), (1.0, -6))
 _WIDTH = (
     (-0.5, 24),
     (-0.1, 26),
@@ -86,9 +86,9 @@ def draw(rng: np.random.Generator) -> Bones:
     angle = slope + (bend - slope) * np.clip(t / 0.76, 0, 1) ** even
     angle += coccyx * np.clip((t - 0.74) / 0.2, 0, 1) + np.deg2rad(4 * normal[8]) * np.sin(9 * t)
     lumbar = np.deg2rad(6 + 7 * normal[9]) - np.linspace(0, 0.3, 17)[1:]  # lordosis above the promontory
-    early = np.linspace(0, _LUMBAR, 17)[1:] / 34
+    early = np.linspace(0, _LUMBAR, 17)[1:] / 46
     lumbar += (0.5 * slope) * np.exp(-early)  # the axis bends over two bodies; the edge is the promontory's
-    angle = angle - 0.35 * slope * np.exp(-t * length / 16)
+    angle = angle - 0.35 * slope * np.exp(-t * length / 30)
     steps = np.stack((np.sin(angle), -np.cos(angle)), 1) * length / 80
     down = np.asarray(promontory) + np.concatenate((np.zeros((1, 2)), np.cumsum(steps[:-1], 0)))
     up = np.asarray(promontory) - np.cumsum(np.stack((np.sin(lumbar), -np.cos(lumbar)), 1) * _LUMBAR / 16, 0)
@@ -109,12 +109,13 @@ def regions(bones: Bones, grid: Grid) -> Iterator[Region]:
     """Bones from back to front: spine, hips, pubic bones."""
     yield from _spine(bones, grid)
     for side in (-1.0, 1.0):
+        yield from _ilium(bones, side, grid)
         for name, points, radii in _limbs(bones, side):
             yield from _bone(grid, shapes.around(points, max(radii) + 3), _tube(points, radii, name))
     yield from _pubis(bones, grid)
 
 
-def _profile(table: tuple[tuple[float, float], ...], at: Tensor) -> Tensor:
+def _profile(table: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
     """Linear interpolation in a table, with its ends held."""
     x, y = (torch.tensor(column, dtype=torch.float32) for column in zip(*table, strict=True))
     k = torch.searchsorted(x, at.contiguous()).clamp_(1, len(x) - 1)
@@ -164,17 +165,18 @@ def _behind_bodies(
 ) -> Iterator[Region]:
     """Sacral canal, arches and spinous crest."""
     behind = front - depth
-    arch = torch.maximum(torch.maximum(1 - behind, behind - canal - 6), wide - (5 + 0.9 * canal))
+    middle, half = 0.5 * canal, (0.5 * canal).clamp_min(0.5)
+    across = torch.hypot(behind - middle, wide * 0.62)  # canal and arch are wider than deep
+    arch = torch.maximum(across - half - 5.0, 1 - behind)
     yield Region("cortical_bone", torch.maximum(arch, (s - 0.74) * 100), box, "bone", 0.4)
-    crest = torch.maximum((behind - canal - 3.8).abs() - 1.6, wide - 9)
-    yield Region("marrow", torch.maximum(crest, (s - 0.70) * 100), box, "bone", 0.5)
-    middle = 0.5 * canal
-    hollow = torch.maximum((behind - middle).abs() - middle, wide - 0.75 * canal)
+    crest = torch.maximum(torch.hypot(behind - canal - 5.5, wide * 0.8) - 3.2, (s - 0.70) * 100)
+    yield Region("marrow", crest, box, "bone", 0.5)
+    hollow = torch.maximum(across - half, (s - 0.76) * 100)
     yield Region("peritoneal_fat", hollow, box, "background", 0.4)
-    sac = torch.maximum((behind - 0.9 * middle).abs() - 0.66 * middle, wide - 0.6 * canal)
-    yield Region("csf", torch.maximum(sac, (s - 0.36) * 60), box, None, 0.5)
-    roots = torch.maximum((behind - 1.15 * middle).abs() - 0.16 * middle, (s - 0.30) * 60)
-    yield Region("nerve", torch.maximum(roots, wide - 0.5 * canal), box, None, 0.5, 0.6)
+    sac = torch.maximum(torch.hypot(behind - 0.9 * middle, wide * 0.7) - 0.68 * middle, (s - 0.36) * 60)
+    yield Region("csf", sac, box, None, 0.5)
+    roots = torch.maximum((behind - 1.2 * middle).abs() - 0.2 * middle, (s - 0.30) * 60)
+    yield Region("nerve", torch.maximum(roots, wide - 0.5 * canal), box, None, 0.6, 0.75)
 
 
 def _height(disc: float, bones: Bones) -> float:
@@ -188,6 +190,43 @@ def _nearest(s: Tensor) -> Tensor:
     return discs[(s[..., None] - discs).abs().argmin(-1)]
 
 
+# The wing of the ilium at a height (mm): x, y of its front and of its back end.
+_WING_FRONT = ((22, (72, -28)), (45, (88, -32)), (95, (124, -46)), (112, (126, -24)), (128, (112, 12)))
+_WING_BACK = ((22, (66, 24)), (40, (64, 40)), (60, (62, 62)), (95, (50, 82)), (112, (56, 74)), (128, (92, 40)))
+
+
+def wing(bones: Bones, side: float, part: Grid) -> tuple[Tensor, Tensor]:
+    """Where points lie about the wing of an ilium.
+
+    Returns:
+        Distance to its middle sheet (mm), and signed offset from it, positive to the outside, `(X, P, Q)` each.
+    """
+    dy, dz = bones.shift if side > 0 else (0.0, 0.0)
+    z = part.z - dz
+    (ax, ay), (bx, by) = (
+        [_profile([(h, xy[k]) for h, xy in table], z) for k in (0, 1)] for table in (_WING_FRONT, _WING_BACK)
+    )
+    ax, bx = ax * bones.width, bx * bones.width
+    px, py = side * part.x - ax, part.y - dy - ay
+    ux, uy = bx - ax, by - ay
+    size = torch.hypot(ux, uy)
+    ux, uy = ux / size, uy / size
+    along, across = px * ux + py * uy, px * uy - py * ux
+    across = across + 9.0 * (1 - (2 * along / size - 1).square().clamp(max=1))  # it is hollow on the inside
+    beyond = (-along).clamp_min(0) + (along - size).clamp_min(0) + (22 - z).clamp_min(0) + (z - 128).clamp_min(0)
+    return torch.hypot(across, beyond), across
+
+
+def _ilium(bones: Bones, side: float, grid: Grid) -> Iterator[Region]:
+    limits = ((30.0, 150.0) if side > 0 else (-150.0, -30.0), (-80.0, 110.0), (14.0, 142.0))
+
+    def distance(part: Grid) -> Tensor:
+        thick = _profile(((22, 11.0), (50, 5.0), (90, 5.5), (110, 7.5), (140, 7.0)), part.z)
+        return wing(bones, side, part)[0] - thick
+
+    yield from _bone(grid, limits, distance)
+
+
 def _limbs(bones: Bones, side: float) -> Iterator[tuple[str, list[Point3], list[float]]]:
     """Rami, ischium, ilium and femur of one side."""
     sy, sz = bones.symphysis
@@ -196,9 +235,6 @@ def _limbs(bones: Bones, side: float) -> Iterator[tuple[str, list[Point3], list[
     def at(x: float, y: float, z: float) -> Point3:
         return (side * x * bones.width, y + dy, z + dz)
 
-    yield "ilium", [at(70, 8, 30), at(86, 14, 62), at(104, 8, 96), at(116, -2, 126)], [11.0, 6.5, 6.0, 8.0]
-    yield "ilium", [at(68, 34, 34), at(66, 58, 62), at(62, 72, 96), at(72, 66, 124)], [9.0, 10.0, 11.0, 8.0]
-    yield "ilium", [at(78, -20, 34), at(98, -22, 62), at(120, -40, 92), at(128, -34, 116)], [10.0, 6.0, 8.0, 7.0]
     yield "ischium", [at(62, 14, 22), at(58, 20, -12), at(54, 14, -44), at(54, 6, -62)], [13.0, 11.0, 12.0, 13.0]
     yield "spine", [at(56, 24, -2), at(47, 34, -8)], [7.0, 3.0]
     yield "superior", [at(18, sy + 6, sz + 8), at(38, sy + 12, sz + 20), at(62, sy + 30, sz + 32)], [9.0, 8.0, 13.0]

@@ -67,14 +67,15 @@ def regions(loops: tuple[Loop, ...], waves: Waves, depth: Callable[[Grid], Tenso
     """
     for loop in loops:
         reach = loop.radius + 3
-        box = grid.box(*shapes.around(loop.points, reach))
+        box = shapes.box_of(grid, shapes.around(loop.points, reach))
         if box is None:
             continue
         part = grid.crop(box)
-        tube = torch.maximum(_distance(loop, part) + waves.on(part), 2 - depth(part))
+        tube = torch.maximum(_distance(loop, part) + 0.7 * waves.on(part), 2 - depth(part))
         yield Region("bowel_wall", tube, box, None, 0.4)
-        ripple = (part.z * 0.8 + part.y * 0.55 + part.x * 0.3) * (6.2832 / loop.folds)
-        fold = (torch.cos(ripple) - 0.35).clamp_(min=0) * 2.0
+        uneven = waves.on(part)
+        ripple = (part.z * 0.8 + part.y * 0.55 + part.x * 0.3 + 2.0 * uneven) * (6.2832 / loop.folds)
+        fold = (torch.cos(ripple) - 0.4).clamp_(min=0) * (1.0 + uneven.clamp(-1, 1))
         inner = tube + 2.3 + fold * (1.0 if loop.fluid > 0.4 else 0.5)
         yield Region("bowel_content" if loop.fluid > 0.4 else "chyme", inner, box, None, 0.6)
         if loop.gas:  # gas lies at the front

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmkd.simulate import grids, mr_protocol, mr_signal, organs, surroundings, tissues
+from xmkd.simulate import grids, mr_protocol, mr_signal, surroundings, tissues
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.mr_protocol import Protocol, Sequence
 from xmkd.simulate.mr_signal import Channel
 from xmkd.simulate.organs import Evidence
-from xmkd.simulate.paint import paint
+from xmkd.simulate.paint import Look, paint
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Header, Volume
-from xmkd.simulate.scene import Region
 from xmkd.simulate.textures import Textures
 from xmkd.simulate.tissues import Values
 
@@ -71,13 +69,13 @@ def render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: MriSettin
         around = surroundings.fitted(surroundings.draw(seeds), pelvis)
         composition = tissues.draw(seeds.numpy("tissue"), protocol.machine.field, menopause=pelvis.menopause)
         wanted = tuple(dict.fromkeys(c for name in settings.sequences for c in _CHANNELS[name]))
-        signals = _signals(composition, wanted, protocol)
+        looks = _looks(composition, wanted, protocol)
         generator = seeds.torch("texture")
         painted, labels = paint(
-            _everything(around, pelvis, evidence, grid), grid, signals, tissues.patterns(),
+            surroundings.scene(around, pelvis, evidence, grid), grid, looks,
             Textures(settings.shape, settings.spacing, generator), background="peritoneal_fat",
         )  # fmt: skip
-        reference = signals["myometrium_outer"]
+        reference = looks["myometrium_outer"].values
         received = _receive(painted, wanted, reference, around, protocol, grid, generator)
     noise = dict(zip(wanted, reference, strict=True)).get("b0", 0.0) / protocol.snr["b0"]
     floor = _B0_FLOOR * noise
@@ -107,18 +105,13 @@ def affine_of(protocol: Protocol, shape: tuple[int, int, int]) -> np.ndarray:
     return affine
 
 
-def _everything(around: surroundings.Surroundings, pelvis: Pelvis, evidence: Evidence, grid: Grid) -> Iterator[Region]:
-    yield from surroundings.regions(around, pelvis, grid)
-    yield from organs.scene(pelvis, grid, evidence)
-
-
-def _signals(
-    composition: dict[str, Values], channels: tuple[Channel, ...], protocol: Protocol
-) -> dict[str, tuple[float, ...]]:
-    return {
-        name: tuple(mr_signal.signal(c, name, values, protocol.timing[c]) for c in channels)
-        for name, values in composition.items()
-    }
+def _looks(composition: dict[str, Values], channels: tuple[Channel, ...], protocol: Protocol) -> dict[str, Look]:
+    looks = {}
+    for name, values in composition.items():
+        signals = tuple(mr_signal.signal(c, name, values, protocol.timing[c]) for c in channels)
+        texture, amplitude = tissues.TABLE[name].texture
+        looks[name] = Look(signals, tuple(amplitude * level for level in signals), texture)
+    return looks
 
 
 def _receive(

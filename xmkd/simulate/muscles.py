@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmkd.simulate import shapes
 from xmkd.simulate.anatomy import Pelvis
-from xmkd.simulate.bones import Bones
+from xmkd.simulate.bones import Bones, wing
 from xmkd.simulate.curves import Curve
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.scene import Region
@@ -31,7 +31,7 @@ class Muscles:
     Attributes:
         bulk: Factor on the thickness of muscles.
         floor: Sag of the levator plate, mm.
-        jitter: Shifts in mm, `(2, 56, 3)`: side, point, axis.
+        jitter: Shifts in mm, `(2, 64, 3)`: side, point, axis.
         waves: Unevenness of their surfaces, and bends of sheets.
     """
 
@@ -53,24 +53,24 @@ def limbs(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], list
 
     yield "muscle", [at(46, 12, 140), at(56, -14, 84), at(72, -40, 38), at(84, -48, 0), at(94, -30, -40)], [
         19 * k, 17 * k, 16 * k, 15 * k, 10 * k], 0.85  # fmt: skip
-    yield "muscle", [at(90, 4, 112), at(84, -12, 74), at(80, -34, 38)], [15 * k, 13 * k, 10 * k], 1.0
-    yield "gluteal_muscle", [at(17, -56, -46), at(30, -52, -78), at(44, -46, -130)], [
-        11 * k, 20 * k, 30 * k], 1.0  # fmt: skip
+    yield "gluteal_muscle", [at(18, -54, -46), at(32, -52, -80), at(46, -46, -130)], [12 * k, 22 * k, 32 * k], 1.0
+    yield "gluteal_muscle", [at(30, -64, -2), at(48, -60, -44), at(62, -58, -110)], [5 * k, 13 * k, 17 * k], 1.0
+    yield "gluteal_muscle", [at(20, -30, -52), at(34, -8, -84), at(44, 0, -130)], [6 * k, 13 * k, 20 * k], 1.0
     yield "gluteal_muscle", [at(56, 18, -70), at(62, 22, -140)], [10 * k, 20 * k], 1.0
-    yield "gluteal_muscle", [at(28, -48, -36), at(52, -24, -40), at(92, 12, -18)], [
-        9 * k, 13 * k, 7 * k], 1.2  # fmt: skip
+    yield "gluteal_muscle", [at(26, -48, -36), at(50, -26, -40), at(92, 12, -18)], [
+        12 * k, 15 * k, 8 * k], 1.3  # fmt: skip
     yield "gluteal_muscle", [at(96, -56, 20), at(104, -52, -60), at(104, -50, -130)], [
         12 * k, 26 * k, 34 * k], 1.0  # fmt: skip
-    yield "gluteal_muscle", [at(112, 30, 96), at(128, 14, 50), at(128, 4, 0)], [15 * k, 18 * k, 9 * k], 0.9
     for high, back in ((0.0, 8.0), (-30.0, 4.0), (-58.0, -8.0)):
         yield "gluteal_muscle", [at(26, 92 + back, 72 + high), at(64, 86 + back, 30 + high),
                                             at(114, 44 + back, -4 + high)], [11 * k, 15 * k, 10 * k], 1.3  # fmt: skip
-    yield "muscle", [at(122, -14, 86), at(124, -16, 40)], [11 * k, 10 * k], 0.9
+    yield "gluteal_muscle", [at(126, -18, 60), at(128, -8, 26), at(124, 0, -6)], [17 * k, 15 * k, 7 * k], 0.8
+    yield "muscle", [at(112, -62, 74), at(112, -74, 10), at(116, -66, -70)], [4 * k, 9 * k, 12 * k], 1.5
 
 
 def vessels(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], list[float]]]:
     """Iliac arteries and veins of one side: tissue, points, radii."""
-    sign, shift = (1.0 if side else -1.0), _JITTER * muscles.jitter[side, 36:]
+    sign, shift = (1.0 if side else -1.0), _JITTER * muscles.jitter[side, 40:]
     count = iter(range(len(shift)))
 
     def at(x: float, y: float, z: float) -> Point3:
@@ -91,6 +91,7 @@ def regions(muscles: Muscles, bones: Bones, grid: Grid) -> Iterator[Region]:
             yield from shapes.tube_region(
                 grid, tissue, points, radii, flat=flat, uneven=(muscles.coarse, 1.0), edge=0.6
             )
+        yield from _on_wing(muscles, bones, side, grid)
         yield from _side_wall(muscles, side, grid)
         yield from _piriformis(muscles, bones, side, grid)
 
@@ -102,6 +103,24 @@ def iliac(muscles: Muscles, grid: Grid) -> Iterator[Region]:
             for wall in shapes.tube_region(grid, "ligament", points, radii, uneven=(muscles.fine, 0.4)):
                 yield wall
                 yield Region(tissue, wall.distance + 0.9, wall.box, None, 0.4)
+
+
+def _on_wing(muscles: Muscles, bones: Bones, side: int, grid: Grid) -> Iterator[Region]:
+    """Iliacus on the inside of the wing of the ilium, gluteus medius and minimus on its outside."""
+    sign, k = (1.0 if side else -1.0), muscles.bulk
+    limits = ((34.0, 176.0) if side else (-176.0, -34.0), (-84.0, 96.0), (10.0, 140.0))
+    box = grid.box(*limits)
+    if box is None:
+        return
+    part = grid.crop(box)
+    sheet, outward = wing(bones, sign, part)
+    uneven = muscles.coarse.on(part)
+    ends = (sheet.square() - outward.square()).clamp_min(0).sqrt()  # beyond the ends of the sheet
+    outside = torch.maximum((outward - 17 * k).abs() - 14 * k, ends - 8) + uneven
+    near = torch.maximum(part.z - 118, 64 - part.x.abs())  # the back ends lie on the sacrum
+    yield Region("gluteal_muscle", torch.maximum(outside, near), box, None, 0.7)
+    inside = torch.maximum((outward + 10 * k).abs() - 8 * k, ends - 2) + uneven
+    yield Region("muscle", torch.maximum(inside, near), box, None, 0.7)
 
 
 def _side_wall(muscles: Muscles, side: int, grid: Grid) -> Iterator[Region]:
@@ -147,7 +166,7 @@ def floor(muscles: Muscles, bones: Bones, pelvis: Pelvis, bowel: Curve, grid: Gr
 
 def _levator(muscles: Muscles, bones: Bones, junction: tuple[float, float], grid: Grid) -> Iterator[Region]:
     (ay, az), (tip_y, tip_z), sag = junction, bones.tip, muscles.floor
-    box = grid.box((-58, 58), (-66, tip_y + 12), (min(az, tip_z) - 34 - abs(sag), max(az, tip_z) + 42))
+    box = grid.box((-58, 58), (-50, tip_y + 12), (min(az, tip_z) - 34 - abs(sag), max(az, tip_z) + 42))
     if box is None:
         return
     part = grid.crop(box)
@@ -155,10 +174,11 @@ def _levator(muscles: Muscles, bones: Bones, junction: tuple[float, float], grid
     slope = (tip_z - az + 3) / max(tip_y - ay - 8, 12.0)
     plate = az - 3 + slope * (part.y - ay - 8).clamp(-30, 60) + sag * torch.sin((part.y - ay) / 11.0)
     rise = 0.012 * wide.square() + 0.10 * wide  # to the arch on the obturator internus
-    height = part.z - (plate + rise) - 1.5 * muscles.coarse.on(part)
-    half = 2.3 * muscles.bulk + 0.8 * muscles.fine.on(part) + 0.9 * torch.sigmoid((12 - wide) / 3)
+    height = part.z - (plate + rise) - 0.6 * muscles.coarse.on(part)
+    half = 2.0 * muscles.bulk + 0.5 * muscles.fine.on(part) + 0.9 * torch.sigmoid((12 - wide) / 3)
     sheet = height.abs().mul_(0.86).sub_(half)
     sheet = torch.maximum(sheet, torch.maximum(part.y - tip_y - 2, wide - 52))
+    sheet = torch.maximum(sheet, -42 - part.y - 0.2 * wide)
     sheet = torch.maximum(sheet, torch.minimum(18 - wide, ay + 8 - part.y))  # the hiatus
     yield Region("muscle", sheet, box, None, 0.7)
 

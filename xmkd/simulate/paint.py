@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,11 +13,25 @@ from xmkd.simulate.scene import Region, coverage, mark
 from xmkd.simulate.textures import Texture, Textures
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a tissue looks like in every channel.
+
+    Attributes:
+        values: Mean value, one per channel.
+        ripples: Amplitude of its texture, in units of the value, one per channel.
+        texture: Which.
+    """
+
+    values: tuple[float, ...]
+    ripples: tuple[float, ...]
+    texture: Texture
+
+
 def paint(
     regions: Iterable[Region],
     grid: Grid,
-    values: Mapping[str, tuple[float, ...]],
-    patterns: Mapping[str, tuple[Texture, float]],
+    looks: Mapping[str, Look],
     textures: Textures,
     *,
     background: str,
@@ -26,26 +41,22 @@ def paint(
     Args:
         regions: Back to front.
         grid: Where.
-        values: For every tissue its value in each of C channels.
-        patterns: For every tissue its texture and the amplitude of it, relative to the value.
+        looks: Of every tissue.
         textures: The patient's textures.
         background: The tissue that everything starts as.
 
     Returns:
         Channels, float32 `(C, X, P, Q)`, and organ labels, uint8 `(X, P, Q)`.
     """
-    name, amplitude = patterns[background]
-    picture = torch.stack([v + textures[name] * (v * amplitude) for v in values[background]])
+    base = looks[background]
+    pattern = textures[base.texture]
+    picture = torch.stack([pattern * ripple + value for value, ripple in zip(base.values, base.ripples, strict=True)])
     labels = torch.zeros(grid.shape, dtype=torch.uint8)
     for region in regions:
         mark(labels, region)
-        share = coverage(region, grid)
-        name, amplitude = patterns[region.tissue]
-        pattern = textures[name][region.box] if amplitude else None
-        for channel, value in zip(picture, values[region.tissue], strict=True):
-            part = channel[region.box]
-            if pattern is None:
-                part.lerp_(torch.tensor(float(value)), share)
-            else:
-                part.lerp_(torch.add(torch.tensor(float(value)), pattern, alpha=value * amplitude), share)
+        share, look = coverage(region, grid), looks[region.tissue]
+        pattern = textures[look.texture][region.box]
+        for channel, value, ripple in zip(picture, look.values, look.ripples, strict=True):
+            level = torch.tensor(float(value))
+            channel[region.box].lerp_(torch.add(level, pattern, alpha=ripple) if ripple else level, share)
     return picture, labels

@@ -21,9 +21,31 @@ from xmkd.simulate.curves import Curve
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.muscles import Muscles
+from xmkd.simulate.organs import Evidence
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.scene import Region
+from xmkd.simulate.shapes import Point3
 from xmkd.simulate.waves import Waves
+
+
+@dataclass(frozen=True)
+class Twig:
+    """A small vessel: its blood, its centre line (x, y, z in mm) and its radii in mm."""
+
+    tissue: str
+    points: tuple[Point3, ...]
+    radii: tuple[float, ...]
+
+
+# Where small vessels run: how many, middle (x, y, z), spread, direction, and spread of it. Both sides, mm; assumptions.
+_BEDS = (
+    (14, (30, 4, 10), (7, 8, 16), (0.3, 0.5, 0.6), 0.9),  # beside uterus and cervix
+    (9, (31, -36, -8), (6, 9, 9), (0.4, 0.6, 0.3), 0.7),  # beside the bladder
+    (12, (9, 46, 38), (10, 7, 20), (0.1, -0.3, 1.0), 0.5),  # behind the rectum
+    (14, (22, -10, 88), (18, 24, 18), (0.5, -0.7, -0.5), 0.8),  # mesentery
+    (8, (36, 34, 44), (7, 10, 16), (0.3, -0.4, -0.8), 0.6),  # branches of the internal iliacs
+)
+_BLOOD = ("vessel", "slow_vein", "slow_vein", "artery")
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,7 @@ class Surroundings:
         bones: The bony pelvis.
         muscles: Muscles and vessels.
         loops: Small bowel.
+        twigs: Small vessels in the fat.
         fat: Thickness of the fat under the skin at the front and at the back.
         half_width: From the middle to the skin at the side.
         wall: Thickness of the abdominal wall's muscles.
@@ -45,6 +68,7 @@ class Surroundings:
     bones: Bones
     muscles: Muscles
     loops: tuple[Loop, ...]
+    twigs: tuple[Twig, ...]
     fat: tuple[float, float]
     half_width: float
     wall: float
@@ -69,11 +93,12 @@ def draw(seeds: Seeds) -> Surroundings:
         muscles=Muscles(
             bulk=float(np.clip(1 + 0.09 * normal[1], 0.8, 1.2)),
             floor=float(1.8 * normal[2]),
-            jitter=rng.normal(size=(2, 56, 3)),
+            jitter=rng.normal(size=(2, 64, 3)),
             coarse=waves.draw(rng, 1.3, 26),
             fine=waves.draw(rng, 0.8, 11),
         ),
         loops=bowel_loops.draw(rng),
+        twigs=tuple(_twigs(rng)),
         fat=(fat, float(0.85 * fat * np.exp(0.2 * normal[3]))),
         half_width=float(158 + 0.9 * fat + 6 * normal[4]),
         wall=float(np.clip(9 + 1.6 * normal[5], 6, 13)),
@@ -81,6 +106,24 @@ def draw(seeds: Seeds) -> Surroundings:
         labia=tuple(float(v) for v in normal[7:13]),
         contour=waves.draw(rng, 1.6, 60),
     )
+
+
+def _twigs(rng: np.random.Generator) -> Iterator[Twig]:
+    """Crooked lines of five points; the number of draws is fixed."""
+    for count, middle, spread, direction, scatter in _BEDS:
+        for k in range(2 * count):
+            normal, uniform = rng.normal(size=(7, 3)), rng.uniform(size=3)
+            sign = np.array([1.0 if k % 2 else -1.0, 1.0, 1.0])
+            start = (np.asarray(middle) + normal[0] * spread) * sign
+            heading = (np.asarray(direction) + scatter * normal[1]) * sign
+            step = 7.5 * heading / np.linalg.norm(heading)
+            path = start + np.cumsum(step + 2.6 * normal[2:], axis=0)
+            radius = 0.8 + 1.3 * uniform[0] ** 1.5
+            yield Twig(
+                _BLOOD[int(len(_BLOOD) * uniform[1])],
+                tuple((float(a), float(b), float(c)) for a, b, c in path),
+                tuple(float(radius * f) for f in (1.0, 1.05, 0.95, 0.85, 0.6)),
+            )
 
 
 def fitted(around: Surroundings, pelvis: Pelvis) -> Surroundings:
@@ -118,11 +161,19 @@ def regions(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region
     yield from muscles.regions(around.muscles, around.bones, grid)
     yield from _ligaments(around, pelvis, grid)
     yield from muscles.iliac(around.muscles, grid)
+    for vein in around.twigs:
+        yield from shapes.tube_region(grid, vein.tissue, vein.points, vein.radii, edge=0.4, opacity=0.85)
     yield from bowel_loops.regions(
         around.loops, around.muscles.fine, lambda part: _front_of(around, part) - around.wall, grid
     )
     yield from muscles.floor(around.muscles, around.bones, pelvis, bowel, grid)
     yield from _outline(around, bowel, grid)
+
+
+def scene(around: Surroundings, pelvis: Pelvis, evidence: Evidence, grid: Grid) -> Iterator[Region]:
+    """The whole pelvis: surroundings, then the central organs over them."""
+    yield from regions(around, pelvis, grid)
+    yield from organs.scene(pelvis, grid, evidence)
 
 
 def _front_of(around: Surroundings, grid: Grid) -> Tensor:
@@ -135,22 +186,23 @@ def _front_of(around: Surroundings, grid: Grid) -> Tensor:
 def _wall(around: Surroundings, grid: Grid) -> Iterator[Region]:
     """Recti with the white line between them, and the flat muscles beside."""
     _, sz = around.bones.symphysis
-    box = grid.box(None, None, (sz + 12, 400))
+    box = grid.box(None, None, (sz + 4, 400))
     if box is None:
         return
     part = grid.crop(box)
     depth = _front_of(around, part) + 0.5 * around.contour.on(part)
-    taper = around.wall * torch.sigmoid((part.z - sz - 18) / 5)
+    taper = (around.wall + 0.9 * around.muscles.coarse.on(part)) * torch.sigmoid((part.z - sz - 18) / 5)
     wide = part.x.abs()
-    sheet = (depth - 0.5 * taper).abs() - 0.5 * taper
-    low = sz + 14 - part.z
-    yield Region("ligament", torch.maximum(sheet - 0.8, low), box, None, 0.5)
+    end = 1.2 * torch.sigmoid((sz + 16 - part.z) / 3) - 0.3
+    sheet = (depth - 0.5 * taper).abs() - 0.5 * taper + end
+    yield Region("ligament", torch.maximum(sheet - 0.6, wide - 68), box, None, 0.5)
     recti = torch.maximum(sheet + 0.3, (wide - 34).abs() - 31.5)
-    yield Region("muscle", torch.maximum(recti, low), box, None, 0.5)
-    flat = torch.maximum((depth - 8).abs() - 7, 70 - wide)
+    yield Region("muscle", recti, box, None, 0.5)
+    groin = torch.maximum(0.95 * (wide - 25) - part.z, 62 - wide)  # the flat muscles end at the inguinal ligament
+    flat = torch.maximum((depth - 8).abs() - 7, groin)
     yield Region("muscle", flat, box, None, 0.6)
     for level in (4.5, 11.0):
-        yield Region("fat", torch.maximum((depth - level).abs() - 0.5, 72 - wide), box, None, 0.5, 0.6)
+        yield Region("fat", torch.maximum((depth - level).abs() - 0.5, groin + 2), box, None, 0.5, 0.6)
 
 
 def _back(around: Surroundings, grid: Grid) -> Iterator[Region]:
@@ -169,9 +221,10 @@ def _back(around: Surroundings, grid: Grid) -> Iterator[Region]:
     sheet = torch.maximum(torch.maximum(sheet, (wide - 34)), torch.maximum(84 - s, s - spine.length + 16))
     yield Region("ligament", sheet, box, None, 0.5, 0.45)
     thick = 15 * torch.sigmoid((128 - s) / 12)
-    erector = torch.maximum((n - 46 - 0.35 * thick).abs() - thick, (wide - 20).abs() - 17.5) + uneven
-    yield Region("gluteal_muscle", erector, box, None, 0.7)
-    yield Region("ligament", torch.maximum((n - 48 - 1.4 * thick).abs() - 0.6, wide - 50), box, None, 0.5, 0.8)
+    erector = torch.hypot((n - 45 - 0.5 * thick) / thick.clamp_min(1.0), (wide - 19) / 18.5).clamp_max(4) - 1
+    yield Region("gluteal_muscle", 10 * erector + uneven + 4 * (s > 130), box, None, 0.7)
+    fascia = (n - 46 - 1.5 * thick + 0.004 * wide.square()).abs() - 0.5
+    yield Region("ligament", torch.maximum(fascia, torch.maximum(wide - 40, 35 - part.z)), box, None, 0.5, 0.7)
 
 
 def _ligaments(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
@@ -209,6 +262,11 @@ def _outline(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]
     yield Region("labia", flesh, edge=2.5, opacity=0.8)
     yield Region("skin", (body + 0.9).abs() - 0.8, edge=0.5, opacity=0.8)
     yield Region("air", -body, edge=0.4)
+
+
+def resting(around: Surroundings) -> float:
+    """How far back (y, mm) the skin reaches: what she lies on."""
+    return float(around.bones.spine.points[:, 0].max()) + around.fat[1] + 80
 
 
 def outline(around: Surroundings, bowel: Curve, grid: Grid) -> Tensor:

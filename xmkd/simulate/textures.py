@@ -55,8 +55,8 @@ def _banks(shape: tuple[int, ...], spacing: tuple[float, ...]) -> dict[Texture, 
     other, second = mid.flip(1, 2), fine.flip(0, 1)
     vessels = _tubes(mid.roll(7, 1), other.roll(31, 2), 0.16)
     twigs = _tubes(smooth(3.0), smooth(3.0).flip(2, 1), 0.22)
-    oblique, steep = _shear(smooth(3.0, 7.0, 2.2), 1.3), _shear(smooth(3.5, 8.0, 1.3), 1.1)
-    septa = torch.exp(-((oblique / 0.10) ** 2)) * (low.roll(19, 2) > -0.2)
+    oblique, steep = _shear(smooth(4.0, 14.0, 2.6), 1.2), _shear(smooth(3.5, 8.0, 1.3), 1.1)
+    septa = torch.exp(-((oblique / 0.08) ** 2)) * torch.sigmoid(3 * low.roll(19, 2))
     return {
         "soft": 0.6 * mid + 0.6 * fine + 0.4 * grain,
         "grain": grain,
@@ -68,7 +68,7 @@ def _banks(shape: tuple[int, ...], spacing: tuple[float, ...]) -> dict[Texture, 
         "stool": (1.6 * (0.75 * second + 0.65 * mid - 0.55).clamp_(min=0)).sub_(0.35).add_(0.15 * grain),
         "marrow": 0.7 * mid + 0.5 * fine + 0.35 * grain,
         "chyme": 0.8 * mid + 0.4 * low,
-        "plexus": _tubes(smooth(2.2), smooth(2.2).flip(0, 2), 0.55),
+        "plexus": 1.2 * _tubes(smooth(1.9), smooth(1.9).flip(0, 2), 0.7) + 0.5 * fine - 0.4,
     }  # fmt: skip
 
 

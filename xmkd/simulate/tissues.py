@@ -150,7 +150,9 @@ TABLE: dict[str, Tissue] = {
                      "flow void of a spin echo, bright after contrast: assumption"),
     "vessel": Tissue((1500, 1650), (70, 55), 0.80, 1.2, 4.0, 135, (0.4, 0.2, 18), ("grain", 0.05),
                      "veins, slow to fast flow: assumption"),
-    "plexus": Tissue((1400, 1550), (75, 62), 0.84, 1.5, 3.2, 60, (0.15, 0.2, 14), ("plexus", 1.1),
+    "slow_vein": Tissue((1450, 1600), (190, 150), 0.88, 1.5, 3.8, 125, (0.25, 0.2, 18), ("grain", 0.04),
+                        "veins with slow flow, bright on T2: assumption"),
+    "plexus": Tissue((1400, 1550), (75, 62), 0.84, 1.5, 3.2, 60, (0.15, 0.2, 14), ("plexus", 0.55),
                      "venous plexus in fibrous fat: assumption"),
     "ligament": Tissue((1000, 1150), (46, 40), 0.72, 1.1, 1.4, 62, (0.12, 0.15, 10), ("soft", 0.08), _A),
     "labia": Tissue((900, 1050), (62, 55), 0.80, 1.2, 1.7, 45, (0.10, 0.2, 12), ("soft", 0.13), _A),
@@ -205,8 +207,3 @@ def draw(rng: np.random.Generator, field: float = 1.5, *, menopause: bool = Fals
             hu=tissue.hu - 18 * older + of_hu * c,
         )
     return found
-
-
-def patterns() -> dict[str, tuple[Texture, float]]:
-    """Texture and amplitude of every tissue on MRI."""
-    return {name: tissue.texture for name, tissue in TABLE.items()}
