@@ -42,6 +42,28 @@ class On(StrEnum):
 
 
 @app.command()
+def simulate(
+    spec: Annotated[Path, typer.Argument(help="a YAML file of experiments/cohorts/")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder for the cohort")] = ...,  # type: ignore[assignment]
+    workers: Annotated[Optional[int], typer.Option(help="processes; default: one per core")] = None,  # noqa: UP045
+    only: Annotated[Optional[str], typer.Option(help="one part, such as tvus")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option(help="replace a cohort that is there")] = False,
+) -> None:
+    """Make a cohort of simulated patients with known truth, as DICOM; the same command again goes on."""
+    from xmkd.simulate import cohort
+    from xmkd.simulate.examination import examine
+
+    try:
+        found = cohort.load(spec, overrides)
+        for part in cohort.simulate(found, out, examine, workers=workers, only=only, force=force):
+            print(part.text())
+    except KeyboardInterrupt:
+        print("xmkd: interrupted; the same command goes on with the patients that are missing", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def index(
     source: Annotated[Path, typer.Argument(help="folder with DICOM, NIfTI or image files")],
     card: Annotated[Path, typer.Option(help="the data set's card; the manifest is written beside it")],

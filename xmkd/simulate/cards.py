@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -26,6 +27,8 @@ from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.spec import CohortSpec, modality_of
 
 View = Literal["clip", "still", "volume"]
+
+Truth = dict[str, str | float | int | bool]
 
 RECORD = "examination.json"
 """In the folder of an examination once it is complete."""
@@ -62,12 +65,12 @@ class Examined:
     """
 
     files: list[File]
-    truth: dict[str, str | float | int | bool] = field(default_factory=dict)
+    truth: Truth = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of the examination."""
         content = {"files": [vars(f) for f in self.files], "truth": self.truth}
-        (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n")
+        (folder / RECORD).write_text(json.dumps(content, indent=1, default=np.generic.item) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Examined:

@@ -153,7 +153,8 @@ def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) 
     with writing(out / name, OTHER_PLACE):
         (out / name).mkdir(exist_ok=True)
     begun = time.perf_counter()
-    with Progress(*_columns(), transient=True, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*_columns(), transient=True, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
         for _ in pool.run(partial(_examination, spec, out, examine), missing):
             progress.advance(task)

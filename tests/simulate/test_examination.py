@@ -1,0 +1,120 @@
+"""Examinations as they are rendered and written: what of a patient reaches the files, and what must not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from tests.conftest import REPOSITORY
+from xmkd.data.readers import read
+from xmkd.simulate import spec as specs
+from xmkd.simulate.cards import Examined
+from xmkd.simulate.examination import draw, examine
+from xmkd.simulate.plan import Patient, patients
+from xmkd.simulate.spec import CohortSpec
+
+COHORTS = REPOSITORY / "experiments" / "cohorts"
+
+
+def tiny(kind: str, *words: str) -> CohortSpec:
+    return specs.load(COHORTS / f"{kind}_tiny.yaml", list(words))
+
+
+def examined(spec: CohortSpec, patient: Patient, folder: Path) -> tuple[Examined, dict[str, bytes]]:
+    """What an examination says and the bytes it wrote."""
+    folder.mkdir(parents=True)
+    found = examine(spec, patient, folder)
+    return found, {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def first(spec: CohortSpec, part: str, *, ill: bool = True) -> Patient:
+    return next(p for p in patients(spec, part) if p.ill == ill)
+
+
+PARTS = [("pod", "tvus"), ("pod", "mri"), ("carcinoma", "tvus"), ("carcinoma", "mri"), ("ct_mr", "ct")]
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_only_the_evidence_carries_the_label(kind: str, part: str, tmp_path: Path) -> None:
+    """Where nothing shows, ill and healthy give the same bytes; where it shows, they do not."""
+    for visibility, same in ((0.0, True), (2.0, False)):
+        spec = tiny(kind, f"visibility={{tvus: {visibility}, mri: {visibility}, ct: {visibility}}}")
+        patient = first(spec, part)
+        other = replace(patient, ill=False, shown=False)
+        sides = [examined(spec, p, tmp_path / f"{visibility}{p.ill}")[1] for p in (patient, other)]
+        assert (sides[0] == sides[1]) == same
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_an_examination_is_the_same_at_every_run(kind: str, part: str, tmp_path: Path) -> None:
+    spec = tiny(kind)
+    patient = first(spec, part)
+    once, again = (examined(spec, patient, tmp_path / name) for name in ("a", "b"))
+    assert once == again
+
+
+def test_files_are_what_the_specification_asks_for(tmp_path: Path) -> None:
+    spec = tiny("pod")
+    assert spec.tvus is not None
+    assert spec.mri is not None
+    found, _ = examined(spec, first(spec, "tvus"), tmp_path / "tvus")
+    clip, still = (read(tmp_path / "tvus" / f.path, modality="tvus") for f in found.files)
+    assert clip.array.shape[1:] == (spec.tvus.frames, *spec.tvus.size)
+    assert (clip.kind, still.kind, still.array.shape[1:]) == ("clip", "image", spec.tvus.size)
+    assert read(tmp_path / "tvus" / found.files[1].mask).array.shape[1:] == spec.tvus.size
+    found, _ = examined(spec, first(spec, "mri"), tmp_path / "mri")
+    volume, mask = (read(tmp_path / "mri" / name) for name in (found.files[0].path, found.files[0].mask))
+    assert volume.array.shape[1:] == spec.mri.size
+    assert volume.spacing_mm == pytest.approx(spec.mri.spacing, rel=0.2), "patients differ by a few per cent"
+    assert mask.array.shape == volume.array.shape
+    assert mask.affine == pytest.approx(volume.affine, abs=1e-3)
+
+
+def test_an_ultrasound_pair_is_of_the_same_woman(tmp_path: Path) -> None:
+    spec = tiny("pod", "oracle_pair={frames: 4, size: [64, 64]}")
+    pair = first(spec, "oracle_pair")
+    volume = next(p for p in patients(spec, "mri") if p.id == pair.id)
+    ours, hers = (draw(spec, p)[0] for p in (pair, volume))
+    assert (ours.age, ours.ovaries) == (hers.age, hers.ovaries)
+    assert (ours.uterus.junction, ours.uterus.fibroids) == (hers.uterus.junction, hers.uterus.fibroids)
+    assert ours.bladder_ml != hers.bladder_ml, "it is another day"
+    other = draw(spec, first(spec, "tvus"))[0]
+    assert other.uterus.junction != ours.uterus.junction
+
+
+def test_a_missing_sequence_changes_nothing_in_the_others(tmp_path: Path) -> None:
+    spec = tiny("multisequence")
+    assert spec.mri is not None
+    patient = next(p for p in patients(spec, "mri") if len(p.sequences) < 4)
+    whole = replace(patient, sequences=tuple(spec.mri.sequences))
+    some, everything = examined(spec, patient, tmp_path / "some"), examined(spec, whole, tmp_path / "all")
+    assert [f.sequence for f in some[0].files] == list(patient.sequences)
+    pixels = {
+        name: [pydicom.dcmread(p).PixelData for p in sorted((tmp_path / name / patient.sequences[0]).iterdir())]
+        for name in ("some", "all")
+    }
+    assert pixels["some"] == pixels["all"]
+    assert len(everything[0].files) == 4
+
+
+def test_neither_label_nor_evidence_is_in_a_header(tmp_path: Path) -> None:
+    spec = tiny("pod")
+    found, files = examined(spec, first(spec, "tvus"), tmp_path / "tvus")
+    words = [b"obliterated", b"adhesion", b"coupling", b"plaque", b"ill\x00"]
+    dicom = [data for name, data in files.items() if name.endswith(".dcm")]
+    assert dicom
+    assert not [word for word in words for data in dicom if word in data[:4096].lower()]
+    assert {"evidence_coupling_retrocervical", "evidence_plaque_mm_fundal", "uterus_mm"} <= set(found.truth)
+
+
+def test_the_record_survives_the_disk(tmp_path: Path) -> None:
+    found, _ = examined(tiny("carcinoma"), first(tiny("carcinoma"), "mri"), tmp_path / "a")
+    found.save(tmp_path / "a")
+    loaded = Examined.load(tmp_path / "a")
+    assert loaded.files == found.files
+    assert loaded.truth == pytest.approx(json.loads(json.dumps(found.truth, default=np.generic.item)))
