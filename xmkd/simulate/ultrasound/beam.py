@@ -101,8 +101,9 @@ def running_sum(values: Tensor, decay: float = 1.0) -> Tensor:
     """Sum along the beam of `(P, ...)`, earlier samples weighted by `decay` per sample."""
     total = torch.empty_like(values)
     total[0] = values[0]
-    for here in range(1, len(values)):
-        torch.add(values[here], total[here - 1], alpha=decay, out=total[here])
+    rows = total.unbind(0)
+    for before, here, value in zip(rows, rows[1:], values.unbind(0)[1:], strict=False):
+        torch.add(value, before, alpha=decay, out=here)
     return total
 
 

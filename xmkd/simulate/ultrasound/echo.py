@@ -41,12 +41,12 @@ class Echo:
 _FLUID = Echo(-45, 0.01, 0.0, 0.5, 0.0, 0.0)
 
 TABLE: dict[str, Echo] = {
-    "fat": Echo(6.0, 0.62, 1.5, 3.5, 2.5, 1.5, 3.0, 5.0),
+    "fat": Echo(5.0, 0.62, 1.5, 3.5, 2.5, 1.5, 3.5, 8.0),
     "myometrium": Echo(0.0, 0.55, 0.0, 1.5, 1.2, 0.8, 1.2),
     "myometrium_outer": Echo(-2.0, 0.55, 0.7, 1.2, 1.2, 0.8, 1.5),
     "junctional_zone": Echo(-8.0, 0.6, 1.5, 0.8, 0.8, 0.5),
     "endometrium_proliferative": Echo(-3.0, 0.5, 1.5, 0.6, 0.8, 0.6),
-    "endometrium_secretory": Echo(8.0, 0.5, 1.5, 1.0, 0.8, 0.6),
+    "endometrium_secretory": Echo(7.0, 0.5, 1.5, 1.6, 1.6, 1.0),
     "endometrium_atrophic": Echo(7.0, 0.5, 1.5, 0.5, 0.5, 0.5),
     "endometrium_hyperplastic": Echo(7.0, 0.5, 2.0, 1.5, 2.2, 1.2),
     "cavity": Echo(8.0, 0.5, 1.0, 0.5, 0.5, 0.5),

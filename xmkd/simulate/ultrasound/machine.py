@@ -50,9 +50,9 @@ class Maker:
 
 MAKERS = (
     Maker("Alder", 60.0, 1.05, 0.85, False, 1.00, "right", "left"),
-    Maker("Birch", 56.0, 1.15, 0.75, False, 1.18, "left", "right"),
-    Maker("Cedar", 64.0, 0.95, 1.0, False, 1.08, "right", "right"),
-    Maker("Dogwood", 58.0, 1.10, 0.80, True, 1.30, "left", "left"),
+    Maker("Birch", 56.0, 1.15, 0.75, False, 1.08, "left", "right"),
+    Maker("Cedar", 64.0, 0.95, 1.0, False, 1.04, "right", "right"),
+    Maker("Dogwood", 58.0, 1.10, 0.80, True, 1.15, "left", "left"),
 )
 
 

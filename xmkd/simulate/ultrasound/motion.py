@@ -32,7 +32,7 @@ from xmkd.simulate.ultrasound.fan import Fan
 from xmkd.simulate.ultrasound.probe import Pose, sites
 from xmkd.simulate.uterus import UterineCoordinates
 
-_HOLD_MM = 7.0  # tissue nearer to the face than this is held still by the probe
+_HOLD_MM, _HOLD_WIDTH_MM = 8.0, 3.0  # tissue nearer to the face is held by the probe; gentle enough never to fold
 _FADE_MM = 45.0  # how far below the interface the bowel's motion reaches
 _SITE_WIDTH = 0.28  # half length of the stretch that a site's coupling governs, as a fraction of the uterine length
 
@@ -116,7 +116,7 @@ class Motion:
         offset = points - self.centre
         turn = torch.stack((offset[..., 1], -offset[..., 0]), -1) * self.spin
         reach = torch.hypot(points[..., 0], points[..., 1] + fan.radius_mm) - fan.radius_mm
-        return (self.direction + turn) * torch.sigmoid((reach - _HOLD_MM) / 2.0)[..., None]
+        return (self.direction + turn) * torch.sigmoid((reach - _HOLD_MM) / _HOLD_WIDTH_MM)[..., None]
 
     def at_rest(self, points: Tensor, fan: Fan) -> Tensor:
         """Where points of the frames, `(T, ..., 2)`, lie in the uterus at rest."""
@@ -167,7 +167,7 @@ def draw(pelvis: Pelvis, pose: Pose, seeds: Seeds, frames: int) -> Motion:
     amplitude = 0.6 * math.exp(rng.uniform(math.log(1.5), math.log(7)))  # mm RMS; a weak push moves nothing
     along = sites(pelvis, pose)
     run = along[1] - along[0]
-    off_axis = math.radians(float(np.clip(28 * rng.normal(), -56, 56)))
+    off_axis = math.radians(float(np.clip(18 * rng.normal(), -45, 45)))
     angle = math.atan2(float(run[1]), float(run[0])) + off_axis + math.pi * float(rng.uniform() < 0.5)
     out_of_plane = _waveform(time, rng)
     return Motion(
@@ -181,7 +181,7 @@ def draw(pelvis: Pelvis, pose: Pose, seeds: Seeds, frames: int) -> Motion:
         * abs(float(rng.normal()))
         * torch.sin(2 * math.pi * (rng.uniform(0.2, 0.3) * time + rng.uniform())),
         waves=_peristaltic_waves(rate, rng),
-        tilt=float(rng.uniform(0.15, 0.5)) * (out_of_plane - out_of_plane[0]),
+        tilt=float(rng.uniform(0.06, 0.28)) * (out_of_plane - out_of_plane[0]),
         frame_rate=rate,
     )
 
@@ -224,6 +224,24 @@ def _orthogonal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return (plus + minus) / 2, (plus - minus) / 2
 
 
+def follow(u: Tensor, tangent: Tensor, coupling: Tensor, push: Tensor, other: Tensor) -> Tensor:
+    """Displacement of the bowel at the interface: its normal part is the uterus', its tangential part is exchanged.
+
+    Args:
+        u: Displacement of the uterus per unit of waveform, `(..., 2)`.
+        tangent: Unit vectors along the interface, `(..., 2)`.
+        coupling: 0 (free) to 1 (stuck), `(..., 1)`.
+        push: The uterus' waveform, broadcastable.
+        other: The bowel's own waveform, broadcastable.
+
+    Returns:
+        In the unit of `u`, broadcast; its RMS over the clip does not depend on the coupling.
+    """
+    along = (u * tangent).sum(-1, keepdim=True)
+    exchanged = coupling * push + (1 - coupling.square()).clamp_min(0).sqrt() * other
+    return push * (u - along * tangent) + exchanged * along * tangent
+
+
 def rest_index(motion: Motion, surface: Interface, coupling: tuple[float, float], fan: Fan) -> Tensor:
     """Where each sample of each frame lies in the fan at rest.
 
@@ -249,10 +267,8 @@ def rest_index(motion: Motion, surface: Interface, coupling: tuple[float, float]
     maps = torch.stack((surface.depth, *surface.tangent, coupling_map(surface.along, coupling)))
     index = surface.fan.index(*uterine.unbind(-1))
     depth, c, tangent = _look_up(maps, index)
-    slide = (u * tangent).sum(-1, keepdim=True)
-    exchanged = c * push + (1 - c * c).clamp_min(0).sqrt() * other
     fade = torch.exp(-(depth.clamp_min(0) / _FADE_MM).square())
-    bowel = still - fade * (push * (u - slide * tangent) + exchanged * slide * tangent)
+    bowel = still - fade * follow(u, tangent, c, push, other)
     bowel = bowel - (1 - torch.exp(-(depth.clamp_min(0) / 9.0).square())) * _peristalsis(motion, still)
     inside, _, there = _look_up(maps, surface.fan.index(*bowel.unbind(-1)))
     outward = torch.stack((-there[..., 1], there[..., 0]), -1)

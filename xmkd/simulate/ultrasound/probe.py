@@ -61,7 +61,7 @@ def hold(pelvis: Pelvis, seeds: Seeds) -> Pose:
     fundus = axis.at(length)[0]
     anterior = fundus[0] * np.cos(_VAGINA) - fundus[1] * np.sin(_VAGINA) < 0
     side = -1.0 if anterior else 1.0
-    place = float(np.clip(9 + 3 * normal[0], 3, 15))
+    place = float(np.clip(9 + 3 * normal[0], 3, 15) if anterior else np.clip(1 + 2 * normal[0], -3, 5))
     outer = float(womb.radius(pelvis.uterus, torch.tensor(place)))
     tip = np.array(axis.beside(place, side * (outer + _WALL_MM + abs(normal[1]))))
     middle = np.array(axis.beside((0.52 + 0.06 * normal[2]) * length, 0.0)) - tip

@@ -51,6 +51,9 @@ class Settings:
     marks: bool = True
 
 
+DEFAULTS = Settings()
+
+
 @dataclass(frozen=True, eq=False)
 class Examination:
     """All of a clip but the echoes: what an oracle may know of it.
@@ -66,7 +69,7 @@ class Examination:
     motion: Motion
 
 
-def examine(pelvis: Pelvis, seeds: Seeds, settings: Settings = Settings(), *, still: bool = False) -> Examination:
+def examine(pelvis: Pelvis, seeds: Seeds, settings: Settings = DEFAULTS, *, still: bool = False) -> Examination:
     """Draw how a patient is examined; it does not depend on the evidence.
 
     Args:
@@ -81,7 +84,7 @@ def examine(pelvis: Pelvis, seeds: Seeds, settings: Settings = Settings(), *, st
     return Examination(pose, machine, motion.frames(_STILL_FROM // 2, _STILL_FROM // 2 + 1) if still else motion)
 
 
-def render_clip(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = Settings()) -> Clip:
+def render_clip(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = DEFAULTS) -> Clip:
     """Render a clip of a patient while the probe pushes the uterus to and fro.
 
     Args:
@@ -94,7 +97,7 @@ def render_clip(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Sett
         return _render(pelvis, evidence, seeds, settings, still=False)
 
 
-def render_still(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = Settings()) -> Clip:
+def render_still(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = DEFAULTS) -> Clip:
     """Render one frozen frame, more often with calipers than a clip; arguments as of `render_clip`.
 
     Stills of one patient differ by the examination of their seeds: how the probe is held, the machine's settings, the
