@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,15 +29,18 @@ from xmkd.simulate.lock import (
     Figure,
     Lock,
     calibrated,
+    path_of,
+    read,
     simulator_hash,
     specification_hash,
     view,
+    write,
 )
-from xmkd.simulate.oracle import Oracle, judge, reserved
+from xmkd.simulate.oracle import Oracle, judge, measurements, reserved
 from xmkd.simulate.output import write_file
 from xmkd.simulate.plan import DISEASE, Patient
-from xmkd.simulate.pool import Pool
-from xmkd.simulate.spec import CohortSpec, Modality
+from xmkd.simulate.pool import Pool, available
+from xmkd.simulate.spec import CohortSpec, Modality, load
 
 TARGETS: dict[Modality, float] = {"tvus": 0.97, "mri": 0.88}
 TOLERANCE = 0.005
@@ -104,11 +107,54 @@ class Workshop:
         return pd.DataFrame([rows[number] for number in range(size)])
 
 
-def calibrate(shop: Workshop, *, sizes: Sequence[int] = SIZES, monte_carlo: int = PATIENTS) -> Lock:
+def make_lock(
+    path: Path,
+    work: Path,
+    *,
+    overrides: list[str] | None = None,
+    workers: int | None = None,
+    sizes: Sequence[int] = SIZES,
+    monte_carlo: int = PATIENTS,
+    report: Report = print,
+) -> tuple[Path, Lock]:
+    """Calibrate a cohort and write its lock beside its specification.
+
+    Args:
+        path: The specification.
+        work: Folder for measurements, shared by all cohorts.
+        overrides: `key.sub=value` words.
+        workers: Number of processes; default: one per core.
+        sizes: Reserved patients of successive steps, multiples of four.
+        monte_carlo: Patients of the latent ceiling.
+        report: Told of every step.
+
+    Raises:
+        ConfigError: The specification is wrong, has nothing to calibrate, or no visibility reaches a target.
+        RunError: A folder can't be written, or a process died.
+    """
+    spec, place = load(path, overrides), path_of(path)
+    start = read(place).visibility if place.is_file() else {}
+    with Pool(available() if workers is None else workers) as pool:
+        found = calibrate(
+            Workshop(spec, measurements, work, pool, report), start=start, sizes=sizes, monte_carlo=monte_carlo
+        )
+    write(found, place)
+    report(f"{place}: {found.hash}")
+    return place, found
+
+
+def calibrate(
+    shop: Workshop,
+    *,
+    start: Mapping[str, float] | None = None,
+    sizes: Sequence[int] = SIZES,
+    monte_carlo: int = PATIENTS,
+) -> Lock:
     """Solve all modalities of a cohort and compute what belongs into its lock.
 
     Args:
         shop: Draws and measures.
+        start: Visibilities of an earlier lock, from which to start.
         sizes: Reserved patients of successive steps, multiples of four.
         monte_carlo: Patients of the latent ceiling.
 
@@ -129,8 +175,8 @@ def calibrate(shop: Workshop, *, sizes: Sequence[int] = SIZES, monte_carlo: int 
     for modality in modalities:
         best = partial(latent_ceiling, disease, modality, sites=sites, seed=spec.seed)
         target = TARGETS[modality]
-        floor = lowest(partial(best, patients=min(20_000, monte_carlo)), target)
-        value, oracle = solve(partial(shop.oracle, modality), target, floor, sizes=sizes, name=modality)
+        first = (start or {}).get(modality) or 1.15 * lowest(partial(best, patients=min(20_000, monte_carlo)), target)
+        value, oracle = solve(partial(shop.oracle, modality), target, first, sizes=sizes, name=modality)
         ceiling = best(value, patients=monte_carlo)
         shop.report(f"{modality}: solved: visibility {value:g}, oracle {oracle.auroc}, latent ceiling {ceiling}")
         visibility[modality] = value
@@ -144,7 +190,7 @@ def calibrate(shop: Workshop, *, sizes: Sequence[int] = SIZES, monte_carlo: int 
 def solve(
     examine: Callable[[float, int], Oracle],
     target: float,
-    floor: float,
+    start: float,
     *,
     sizes: Sequence[int] = SIZES,
     tolerance: float = TOLERANCE,
@@ -157,7 +203,7 @@ def solve(
     Args:
         examine: The oracle at a visibility, on a number of patients.
         target: AUROC to reach.
-        floor: No visibility below this can reach it; the search starts a little above.
+        start: The first visibility to try.
         sizes: Numbers of patients.
         tolerance: On the last of them; on fewer half a standard error is near enough.
         name: The modality, for messages.
@@ -165,7 +211,7 @@ def solve(
     Raises:
         ConfigError: No visibility reaches the target.
     """
-    guess, oracle = min(1.15 * floor, HIGHEST), None
+    guess, oracle = min(start, HIGHEST), None
     for size in sizes:
         near = tolerance if size == sizes[-1] else max(tolerance, 0.5 * _standard_error(target, size // 4))
         guess, oracle = _bisect(partial(_at, examine, size), target, guess, near, name)

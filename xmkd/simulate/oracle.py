@@ -6,16 +6,23 @@ patients, who belong to no cohort, and scored on as many others. It never sees a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from xmkd.evaluation.statistics import Interval, auroc_interval
+from xmkd.simulate import mri, mri_measure
 from xmkd.simulate.ceilings import site_shares
+from xmkd.simulate.examination import draw
+from xmkd.simulate.lock import STILLS
+from xmkd.simulate.mr_protocol import Sequence
 from xmkd.simulate.plan import Patient
 from xmkd.simulate.randomness import Seeds
-from xmkd.simulate.spec import CohortSpec, Modality, Sites
+from xmkd.simulate.spec import CohortSpec, Modality, Sites, VolumePart
+from xmkd.simulate.ultrasound import tvus
+from xmkd.simulate.ultrasound.measure import measure_clip, measure_still
 
 MOST = 10
 C = 1.0  # inverse strength of the L2 penalty on coefficients of standardised measurements; fixed once and for all
@@ -53,6 +60,37 @@ def reserved(spec: CohortSpec, modality: Modality, count: int) -> list[Patient]:
         ill = number % 2 == 1
         found.append(Patient(key, modality, "train", number, site, ill, ill))
     return found
+
+
+def measurements(spec: CohortSpec, modality: Modality, visibility: float, patient: Patient) -> dict[str, float]:
+    """Draw one reserved patient as the cohort would and measure what was drawn.
+
+    A clip where the cohort has clips, else the mean over up to `STILLS` stills; the first sequence of an MRI. What one
+    modality shows does not depend on rho, which is 0 here.
+
+    Args:
+        spec: The cohort; its own visibilities are not looked at.
+        modality: Who looks.
+        visibility: How plainly the disease shows.
+        patient: One of `reserved`.
+    """
+    pelvis, evidence = draw(replace(spec, visibility={modality: visibility}, rho=0.0), patient)
+    part = spec.parts()[modality]
+    if isinstance(part, VolumePart):
+        name = cast(Sequence, part.sequences[0])
+        seeds = Seeds(spec.seed, patient.id, modality)
+        scanner = mri.MriSettings((name,), part.size, part.spacing, patient.site)
+        return mri_measure.measure(mri.render(pelvis, evidence, seeds, scanner)[name], pelvis, evidence)
+    settings = tvus.Settings(part.frames, part.size, patient.site)
+    if part.clips:
+        seeds = Seeds(spec.seed, patient.id, "tvus clip1")
+        return measure_clip(tvus.render_clip(pelvis, evidence, seeds, settings), pelvis, seeds, settings)
+    looks = []
+    for number in range(1, min(part.stills, STILLS) + 1):
+        seeds = Seeds(spec.seed, patient.id, f"tvus still{number}")
+        still = tvus.render_still(pelvis, evidence, seeds, settings)
+        looks.append(measure_still(still, pelvis, seeds, settings))
+    return {name: float(np.mean([look[name] for look in looks])) for name in looks[0]}
 
 
 def judge(table: pd.DataFrame) -> Oracle:
