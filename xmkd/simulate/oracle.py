@@ -15,6 +15,7 @@ import pandas as pd
 from xmkd.evaluation.statistics import Interval, auroc_interval
 from xmkd.simulate import mri, mri_measure
 from xmkd.simulate.ceilings import site_shares
+from xmkd.simulate.evidence import Invasion
 from xmkd.simulate.examination import draw
 from xmkd.simulate.lock import STILLS
 from xmkd.simulate.mr_protocol import Sequence
@@ -89,7 +90,7 @@ def measurements(spec: CohortSpec, modality: Modality, visibility: float, patien
     for number in range(1, min(part.stills, STILLS) + 1):
         seeds = Seeds(spec.seed, patient.id, f"tvus still{number}")
         still = tvus.render_still(pelvis, evidence, seeds, settings)
-        looks.append(measure_still(still, pelvis, seeds, settings))
+        looks.append(measure_still(still, pelvis, cast(Invasion, evidence), seeds, settings))
     return {name: float(np.mean([look[name] for look in looks])) for name in looks[0]}
 
 
