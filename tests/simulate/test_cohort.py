@@ -20,6 +20,7 @@ from xmkd.data.check import check
 from xmkd.data.readers import read
 from xmkd.errors import ConfigError, RunError
 from xmkd.simulate import cohort
+from xmkd.simulate import lock as locks
 from xmkd.simulate import spec as specs
 from xmkd.simulate.plan import patients
 from xmkd.simulate.spec import CohortSpec
@@ -159,6 +160,36 @@ def test_bad_calls_are_refused(tmp_path: Path) -> None:
     unlocked = replace(tiny(), visibility="from lock")
     assert "how visible" in refusal(ConfigError, unlocked, tmp_path / "a", examine, workers=1)
     assert not (tmp_path / "a").exists()
+
+
+def test_visibilities_come_from_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "pod_mine.yaml"
+    path.write_text((COHORTS / "pod_demo.yaml").read_text())
+    with pytest.raises(ConfigError, match="--calibrate"):
+        cohort.load(path)
+    given = cohort.load(path, ["visibility={tvus: 1.5, mri: 0.5}"])
+    assert (given.visibility, given.lock) == ({"tvus": 1.5, "mri": 0.5}, "")
+    spec = specs.load(path)
+    lock = locks.Lock(
+        format=locks.FORMAT,
+        cohort=spec.name,
+        specification=locks.specification_hash(spec),
+        simulator=locks.simulator_hash(),
+        seed=1,
+        rho=spec.rho,
+        visibility={"tvus": 0.9, "mri": 0.4},
+        modalities={},
+    )
+    locks.write(lock, locks.path_of(path))
+    found = cohort.load(path)
+    assert (found.visibility, found.lock) == ({"tvus": 0.9, "mri": 0.4}, lock.hash)
+    with pytest.raises(ConfigError, match="--calibrate"):
+        cohort.load(path, ["rho=0.1"])
+
+
+def test_the_card_names_the_lock(tmp_path: Path) -> None:
+    (part,) = cohort.simulate(replace(tiny("ct_mr"), lock="abc"), tmp_path / "a", examine, workers=1, only="ct")
+    assert manifest.load(part.manifests[0]).card.lock == "abc"
 
 
 @pytest.mark.parametrize("kind", ["pod", "carcinoma", "ct_mr", "multisequence"])

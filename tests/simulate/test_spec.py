@@ -16,6 +16,7 @@ from xmkd.errors import ConfigError
 from xmkd.simulate import spec as specs
 from xmkd.simulate.plan import Patient, illness, patients
 from xmkd.simulate.spec import CohortSpec, Patients
+from xmkd.simulate.ultrasound.machine import maker_of
 
 COHORTS = REPOSITORY / "experiments" / "cohorts"
 Write = Callable[[str], Path]
@@ -203,6 +204,13 @@ def test_the_site_tells_the_label_only_where_it_is_meant_to() -> None:
     assert site_difference("pod_demo", "train") < 0.05
     assert site_difference("pod_confounded_demo", "test") < 0.05
     assert site_difference("pod_confounded_demo", "train") == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["pod_demo", "pod_confounded_demo"])
+def test_each_hospital_has_another_maker_s_machines(name: str) -> None:
+    """Else a hospital that tells the label would not show in the pictures."""
+    names = shipped(name).sites.names
+    assert len({maker_of(site).name for site in names}) == len(names)
 
 
 def site_difference(name: str, split: str) -> float:

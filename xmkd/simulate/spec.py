@@ -123,7 +123,7 @@ class Sites:
         confounded: Sides of the split on which this is so.
     """
 
-    names: list[str] = field(default_factory=lambda: ["north", "south", "east"])
+    names: list[str] = field(default_factory=lambda: ["north", "south", "lake"])
     shares: list[float] = field(default_factory=list)
     confounding: float = 0.0
     confounded: list[Split] = field(default_factory=lambda: ["train", "val", "calib"])
