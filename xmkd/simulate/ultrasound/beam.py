@@ -112,7 +112,7 @@ def round_trip_db(attenuation: Tensor, fan: Fan, beam: Beam) -> Tensor:
     return running_sum(attenuation).mul_(2 * beam.frequency_mhz * fan.step_mm / 10)
 
 
-def gain(loss_db: Tensor, tgc_db: Tensor, most_db: float = 9.0) -> Tensor:
+def gain(loss_db: Tensor, tgc_db: Tensor, most_db: float = 7.0) -> Tensor:
     """Amplitude factor of each sample, `(P, ...)`.
 
     Args:

@@ -49,10 +49,10 @@ class Maker:
 
 
 MAKERS = (
-    Maker("Alder", 60.0, 1.05, 0.85, False, 1.00, "right", "left"),
-    Maker("Birch", 56.0, 1.15, 0.75, False, 1.08, "left", "right"),
-    Maker("Cedar", 64.0, 0.95, 1.0, False, 1.04, "right", "right"),
-    Maker("Dogwood", 58.0, 1.10, 0.80, True, 1.15, "left", "left"),
+    Maker("Alder", 56.0, 1.15, 0.65, False, 1.00, "right", "left"),
+    Maker("Birch", 54.0, 1.20, 0.50, False, 1.08, "left", "right"),
+    Maker("Cedar", 60.0, 1.05, 0.85, False, 1.04, "right", "right"),
+    Maker("Dogwood", 54.0, 1.15, 0.60, True, 1.15, "left", "left"),
 )
 
 
@@ -131,7 +131,7 @@ def draw(seeds: Seeds, shape: tuple[int, int], reach_mm: float, site: str | None
         frequency_mhz=frequency,
         focus_mm=float(np.clip(38 + 8 * normal[5], 22, 58)),
         waist_mm=0.72 * (6.5 / frequency),
-        pulse_mm=0.62 * (6.5 / frequency) * float(np.clip(1 + 0.1 * normal[6], 0.8, 1.25)),
+        pulse_mm=0.54 * (6.5 / frequency) * float(np.clip(1 + 0.1 * normal[6], 0.8, 1.25)),
         side_lobes=0.012 + 0.018 * float(uniform[1]),
     )
     compensated = float(np.clip(0.56 + 0.025 * normal[7], 0.49, 0.66))
@@ -149,12 +149,12 @@ def draw(seeds: Seeds, shape: tuple[int, int], reach_mm: float, site: str | None
         tgc_db=fan.depths() * (2 * frequency * compensated / 10) + curve_of_sliders,
         noise_db=-2 * frequency * 0.56 * faces_empty / 10,
         contact_db=_contact(fan.lines, rng.normal(size=12), float(uniform[5])),
-        gain_db=float(np.clip(-34 + 2.5 * normal[15], -40, -28)),
-        range_db=float(np.clip(maker.range_db + 2.5 * normal[16], 50, 72)),
+        gain_db=float(np.clip(-34 + 1.8 * normal[15], -38, -30)),
+        range_db=float(np.clip(maker.range_db + 2.5 * normal[16], 49, 66)),
         curve=maker.curve * float(np.clip(1 + 0.06 * normal[17], 0.85, 1.2)),
         smoothing=maker.smoothing,
         persistence=0.3 * float(uniform[6]),
-        haze=0.05 * float(np.exp(0.4 * normal[18])),
+        haze=0.10 * float(np.exp(0.4 * normal[18])),
         haze_mm=(float(10 + 12 * uniform[7]), float(4 + 3 * uniform[8])),
         near_haze=0.16 * float(np.exp(0.5 * normal[19])) * torch.exp(-fan.depths() / 11.0),
         rings=_rings(fan, float(np.exp(0.35 * normal[20]))),

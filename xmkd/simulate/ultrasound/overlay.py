@@ -127,7 +127,7 @@ def _settings(screen: _Screen, machine: Machine, lines: int, value: int) -> None
         machine.maker.name,
         f"{machine.beam.frequency_mhz:.1f}MHZ",
         f"{machine.fan.depth_mm / 10:.1f}CM",
-        f"GN {machine.gain_db + 34:.0f}",
+        f"GN {round(machine.gain_db + 34)}",
         f"DR {machine.range_db:.0f}",
     )[:lines]
     width = screen.frames.shape[2]

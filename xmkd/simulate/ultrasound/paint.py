@@ -64,20 +64,20 @@ class Textures:
         turn, first, second = torch.rand(3, generator=generator).tolist()
         banks = _banks()
         rows, columns = (size * _BANK_MM for size in banks.shape[-2:])
-        angle = math.pi * (turn - 0.5)
+        angle = 1.6 * (turn - 0.5)  # fascia and bowel wall lie across the beam rather than along it
         x = lateral * math.cos(angle) - axial * math.sin(angle)
         y = lateral * math.sin(angle) + axial * math.cos(angle)
         where = torch.stack(((x / columns + first) % 1, (y / rows + second) % 1), -1) * 2 - 1
         crops = F.grid_sample(banks[None], where[None], padding_mode="border", align_corners=False)[0]
         self.patchy, self.mottled, self.grainy, self.streaky, sheets = crops
-        self.septa = torch.exp(-(sheets / 0.16).square()) * (self.patchy > -0.3)
+        self.septa = torch.exp(-(sheets / 0.11).square()) * torch.sigmoid(4 * self.patchy + 1)
 
 
 @lru_cache(maxsize=1)
 def _banks() -> Tensor:
     """Periodic noise at the scales of `Echo`, `(5, rows, columns)`."""
     shape = (512, 512)
-    sigma = ((10.0, 10.0), (3.5, 3.5), (1.2, 1.2), (1.1, 6.0), (2.5, 6.0))
+    sigma = ((10.0, 10.0), (3.5, 3.5), (1.2, 1.2), (1.1, 6.0), (2.2, 7.0))
     return torch.stack([noise.bank(shape, (0.42 * a / _BANK_MM, 0.42 * b / _BANK_MM)) for a, b in sigma])
 
 
@@ -109,7 +109,7 @@ def paint(pelvis: Pelvis, evidence: Evidence, pose: Pose, fan: Fan, seeds: Seeds
             near = torch.sigmoid((1.0 - region.distance) / 0.5) * region.opacity
             lost[region.box] = torch.maximum(lost[region.box], near)
         if region.tissue == "endometrium_proliferative":
-            canvas.add(region, 7.5 * torch.exp(-(region.distance / 0.55).square()))
+            canvas.add(region, 11 * torch.exp(-(region.distance / 0.8).square()))
     _vessels(canvas, pelvis, at, texture)
     _serosa(canvas, at, fan, lost)
     return Painting(canvas.level, canvas.attenuation, canvas.gas, canvas.labels, at)
