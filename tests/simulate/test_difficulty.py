@@ -76,8 +76,8 @@ def test_evidence_of_two_modalities_given_the_label(ill: bool, rho: float) -> No
     found = stats.spearmanr(tvus, mri).statistic[:size, size:]  # each with each
     if rho == 0:
         assert np.abs(found).max() < 4 / np.sqrt(1500)  # place and grade too, among the ill
-    elif ill:
-        assert np.diag(found).min() > 0.3
+    elif ill:  # place and grade agree as the noise does, but move a sign that shows little by little
+        assert np.diag(found).min() > 0.2
     else:  # a Gaussian copula; a sign that loads unequally on its factor in two modalities agrees less
         models = [sign_model("pod", m) for m in ("tvus", "mri")]
         loadings, own = [models[0].loadings[2:], models[1].loadings], [models[0].own[2:], models[1].own]

@@ -42,9 +42,9 @@ DRAWS = 20
 DISTANCE = 4.25
 # Which places are stuck: retrocervical only, fundal only, both; and how firmly, against wholly. Assumptions.
 PATTERNS = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-PATTERN_WEIGHTS = np.array([0.35, 0.15, 0.50])
+PATTERN_WEIGHTS = np.array([0.35, 0.10, 0.55])
 GRADES = np.array([0.52, 1.0])
-GRADE_WEIGHTS = np.array([0.4, 0.6])
+GRADE_WEIGHTS = np.array([0.3, 0.7])
 
 # Depth of invasion over wall thickness; a third to two fifths of invasive tumours reach half of the wall.
 DEPTH = stats.beta(1.3, 1.7)
@@ -81,19 +81,19 @@ def _means(tvus: float, mri: float, ct: float) -> dict[Modality, float]:
 # (AJR 2012): plaque 97.1/83.7 %, displaced fluid 95.0/88.7 %, tethered rectum 83.7/91.2 %. The rest, and how much less
 # a still ultrasound or CT shows, are assumptions; the coupling's mean makes slip over excursion 0.8 free, 0.35 partly
 # fixed, 0.08 stuck (an assumption too: no figure in mm is published).
-PLAQUE, TETHER, GAP = _means(0.8, 2.9, 1.0), _means(0.5, 2.3, 1.2), _means(0.8, 2.0, 1.2)
+PLAQUE, TETHER, GAP = _means(0.4, 2.9, 1.0), _means(0.3, 2.3, 1.2), _means(0.4, 2.0, 1.2)
 POD_SIGNS = (
     Sign("coupling_retrocervical", 0, _means(3.83, 0.0, 0.0)),
     Sign("coupling_fundal", 1, _means(3.83, 0.0, 0.0)),
     Sign("plaque_retrocervical", 0, PLAQUE),
     Sign("plaque_fundal", 1, PLAQUE),
-    Sign("contrast", None, _means(0.6, 2.0, 0.6)),
+    Sign("contrast", None, _means(0.3, 2.0, 0.6)),
     Sign("tether_retrocervical", 0, TETHER),
     Sign("tether_fundal", 1, TETHER),
     Sign("gap_retrocervical", 0, GAP),
     Sign("gap_fundal", 1, GAP),
-    Sign("fluid", None, _means(0.8, 2.9, 1.5)),
-    Sign("kink", 0, _means(0.5, 1.7, 1.0)),
+    Sign("fluid", None, _means(0.4, 2.9, 1.5)),
+    Sign("kink", 0, _means(0.3, 1.7, 1.0)),
 )
 # The blur of the apparent depth is 1 / per_depth: 0.12 (MRI) and 0.15 (ultrasound) of the wall, the spread of readers;
 # CT an assumption. Width makes tumours about 16 mm wide when confined, 29 when superficial and 34 when deep.
