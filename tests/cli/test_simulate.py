@@ -31,7 +31,7 @@ def test_a_cohort_from_nothing(cli: Cli, tmp_path: Path, made: Path) -> None:
     called = cli("simulate", TINY, "--out", tmp_path / "pod", "--workers", 1)
     assert called.code == 0, called.err
     lines = called.out.splitlines()
-    assert lines[0].startswith("tvus: 10 patients, 20 files, prevalence 0.500; 10 simulated in ")
+    assert lines[0].startswith("tvus: 10 patients, 20 samples, prevalence 0.500; 10 simulated in ")
     assert lines[0].endswith("examinations/s with all files)")
     assert [line.strip() for line in lines if line.startswith("  ")] == [
         str(tmp_path / "pod" / f"pod_{name}.csv") for name in ("tvus", "tvus_stills", "mri", "mri_unlabelled")
@@ -132,6 +132,6 @@ def test_ctrl_c_leaves_a_cohort_that_goes_on(cli: Cli, tmp_path: Path) -> None:
     assert 3 <= done < 30
     called = cli("simulate", TINY, "--out", tmp_path / "pod", "--workers", 1, "--only", "tvus", *more)
     assert called.code == 0, called.err
-    assert called.out.startswith("tvus: 30 patients, 30 files")
+    assert called.out.startswith("tvus: 30 patients, 30 samples")
     assert f"; {30 - done} simulated in" in called.out
-    assert not list(tmp_path.glob("pod/tvus/.*"))
+    assert not list(tmp_path.glob("pod/tvus/.*.tmp"))

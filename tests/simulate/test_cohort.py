@@ -18,8 +18,8 @@ from tests.simulate.standin import examine, examine_and_fail
 from xmkd.data import manifest
 from xmkd.data.check import check
 from xmkd.data.readers import read
-from xmkd.errors import ConfigError, RunError
-from xmkd.simulate import cohort
+from xmkd.errors import ConfigError, DataMissingError, RunError
+from xmkd.simulate import cards, cohort
 from xmkd.simulate import lock as locks
 from xmkd.simulate import spec as specs
 from xmkd.simulate.plan import patients
@@ -33,8 +33,8 @@ def tiny(kind: str = "pod", *words: str) -> CohortSpec:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, except the record of which code made them."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != cohort.COHORT)
+    """All files below a folder, except locks and the record of which code made them."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in (cohort.COHORT, ".lock"))
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
@@ -145,6 +145,24 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = refusal(RunError, tiny(), tmp_path / "file" / "pod", examine, workers=1)
     assert "--out FOLDER" in message
+
+
+def test_two_processes_do_not_write_one_part(once: Path) -> None:
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(once / "mri" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert "another process" in refusal(RunError, tiny(), once, examine, workers=1)
+        cohort.simulate(tiny(), once, examine, workers=1, only="tvus")
+        other.communicate("\n")
+    cohort.simulate(tiny(), once, examine, workers=1)
+
+
+def test_a_missing_card_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "BASES", tmp_path)
+    assert "sim_pod.yaml" in refusal(DataMissingError, tiny(), tmp_path / "a", examine, workers=1)
+    assert not (tmp_path / "a").exists()
 
 
 def test_other_code_is_warned_about(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

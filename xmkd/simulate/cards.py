@@ -79,6 +79,24 @@ class Examined:
         return cls([File(**values) for values in content["files"]], content["truth"])
 
 
+def base(spec: CohortSpec) -> Path:
+    """The card of this kind of cohort in data_manifests/.
+
+    Raises:
+        DataMissingError: It is not there.
+        ManifestError: It is wrong.
+    """
+    path = BASES / f"sim_{spec.cohort}.yaml"
+    if not path.is_file():
+        raise DataMissingError(
+            "the card of this kind of cohort is not there",
+            where=path,
+            fixes=("call xmkd from a checkout of the project", f"put a copy of the project's {path.name} there"),
+        )
+    load_card(path)
+    return path
+
+
 def write(spec: CohortSpec, out: Path, part: str, patients: Sequence[Patient]) -> list[Path]:
     """Write the manifests of a part, each with its card: one of clips or volumes, one of stills.
 
@@ -125,19 +143,6 @@ def write_truth(spec: CohortSpec, out: Path, patients: Sequence[Patient]) -> Pat
     return path
 
 
-def labels(spec: CohortSpec, patient: Patient) -> dict[str, str]:
-    """The label columns of a patient, as they stand in the manifest."""
-    stage = _stage(spec, patient, patient.shown)
-    if DISEASE[spec.cohort] == "pod":
-        return {"pod": stage}
-    return {"invasion": "present" if patient.shown else "absent", "depth": stage}
-
-
-def _stage(spec: CohortSpec, patient: Patient, ill: bool) -> str:
-    disease = DISEASE[spec.cohort]
-    return STAGES[disease][difficulty.stage_of(disease, ill, Seeds(spec.seed, patient.id))]
-
-
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
 
@@ -154,20 +159,25 @@ def _row(spec: CohortSpec, patient: Patient, file: File) -> dict[str, Any]:
         "site": patient.site,
         "split": patient.split,
     }
-    return row if patient.part == "mri_unlabelled" else row | labels(spec, patient)
+    return row if patient.part == "mri_unlabelled" else row | _labels(spec, patient)
+
+
+def _labels(spec: CohortSpec, patient: Patient) -> dict[str, str]:
+    """The label columns of a patient, as they stand in the manifest."""
+    stage = _stage(spec, patient, patient.shown)
+    if DISEASE[spec.cohort] == "pod":
+        return {"pod": stage}
+    return {"invasion": "present" if patient.shown else "absent", "depth": stage}
+
+
+def _stage(spec: CohortSpec, patient: Patient, ill: bool) -> str:
+    disease = DISEASE[spec.cohort]
+    return STAGES[disease][difficulty.stage_of(disease, ill, Seeds(spec.seed, patient.id))]
 
 
 def _card(spec: CohortSpec, part: str, view: str) -> dict[str, Any]:
     """The cohort's card in data_manifests/, made into that of one manifest."""
-    base = BASES / f"sim_{spec.cohort}.yaml"
-    if not base.is_file():
-        raise DataMissingError(
-            "the card of this kind of cohort is not there",
-            where=base,
-            fixes=("call xmkd from a checkout of the project", f"put a copy of the project's {base.name} there"),
-        )
-    load_card(base)  # all that could be wrong with it is said at once
-    card: dict[str, Any] = yaml.safe_load(base.read_text())
+    card: dict[str, Any] = yaml.safe_load(base(spec).read_text())
     modality = modality_of(part)
     card |= {"title": f"{card['title']}: {part}, {view}s", "root": ".", "modality": modality, "lock": spec.lock}
     if part == "mri_unlabelled":

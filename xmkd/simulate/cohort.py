@@ -12,12 +12,14 @@ the same bytes on the same kind of machine, whatever the number of processes.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, ProgressColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from xmkd.binding import nearest
 from xmkd.errors import ConfigError, RunError
@@ -54,7 +56,7 @@ class Simulated:
         name: The part.
         patients: Number of its patients.
         rendered: How many of them were simulated now; the others were there.
-        files: Samples in its manifests.
+        samples: Rows of its manifests.
         prevalence: Fraction of ill patients in truth.
         seconds: Time for those simulated now, writing included.
         manifests: Where its tables are.
@@ -63,7 +65,7 @@ class Simulated:
     name: str
     patients: int
     rendered: int
-    files: int
+    samples: int
     prevalence: float
     seconds: float
     manifests: list[Path]
@@ -74,7 +76,9 @@ class Simulated:
         if self.rendered:
             rate = self.rendered / max(self.seconds, 1e-9)
             done = f"{self.rendered} simulated in {self.seconds:.0f} s ({rate:.1f} examinations/s with all files)"
-        line = f"{self.name}: {self.patients} patients, {self.files} files, prevalence {self.prevalence:.3f}; {done}"
+        line = (
+            f"{self.name}: {self.patients} patients, {self.samples} samples, prevalence {self.prevalence:.3f}; {done}"
+        )
         return "\n".join([line, *(f"  {path}" for path in self.manifests)])
 
 
@@ -119,6 +123,7 @@ def simulate(
     if workers < 1:
         fixes = ("give 1 or more", "leave it out: one per core")
         raise ConfigError("at least one process is needed", where=f"--workers {workers}", fixes=fixes)
+    cards.base(spec)  # before hours of rendering, not after
     _claim(spec, out, force)
     with Pool(workers) as pool:
         found = [_part(spec, out, name, examine, pool) for name in names]
@@ -149,24 +154,46 @@ def _chosen(spec: CohortSpec, only: str | None) -> list[str]:
 
 def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) -> Simulated:
     people = patients(spec, name)
-    missing = [p for p in people if not (out / name / p.id / RECORD).is_file()]
-    with writing(out / name, OTHER_PLACE):
-        (out / name).mkdir(exist_ok=True)
     begun = time.perf_counter()
-    console = Console(stderr=True)
-    with Progress(*_columns(), transient=True, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
-        for _ in pool.run(partial(_examination, spec, out, examine), missing):
-            progress.advance(task)
-    seconds = time.perf_counter() - begun
-    manifests = cards.write(spec, out, name, people)
-    files = sum(len(Examined.load(out / name / p.id).files) for p in people)
+    with _alone(out / name):
+        missing = [p for p in people if not (out / name / p.id / RECORD).is_file()]
+        with _progress() as progress:
+            task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
+            for _ in pool.run(partial(_examination, spec, out, examine), missing):
+                progress.advance(task)
+        seconds = time.perf_counter() - begun
+        manifests = cards.write(spec, out, name, people)
+    samples = sum(len(Examined.load(out / name / p.id).files) for p in people)
     ill = sum(p.ill for p in people) / len(people)
-    return Simulated(name, len(people), len(missing), files, ill, seconds, manifests)
+    return Simulated(name, len(people), len(missing), samples, ill, seconds, manifests)
 
 
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (*Progress.get_default_columns(), MofNCompleteColumn())
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    return Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing the same part.
+
+    Raises:
+        RunError: Another one does, or the folder can't be written.
+    """
+    with writing(folder, OTHER_PLACE):
+        folder.mkdir(exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        except (BlockingIOError, PermissionError) as error:
+            raise RunError(
+                "another process is simulating this part",
+                where=folder,
+                fixes=("wait for it", "simulate another part meanwhile: --only PART"),
+            ) from error
+        yield
 
 
 def _examination(spec: CohortSpec, out: Path, examine: Examine, patient: Patient) -> None:
@@ -217,7 +244,6 @@ def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
 
 def _remove(out: Path, cohort: str) -> None:
     """Delete what a simulation wrote, and nothing else."""
-    (out / COHORT).unlink()
     for part in {name for pair in PARTS.values() for names in pair for name in names}:
         shutil.rmtree(out / part, ignore_errors=True)
     for path in (p for name in (f"{TRUTH}*.csv", f"{cohort}_*.csv", f"{cohort}_*.yaml") for p in out.glob(name)):
