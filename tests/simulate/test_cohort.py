@@ -64,7 +64,7 @@ def refusal(kind: type[Exception], *args: object, **words: object) -> str:
 
 
 def test_the_number_of_processes_does_not_change_a_byte(once: Path, tmp_path: Path) -> None:
-    cohort.simulate(tiny(), tmp_path / "pod", examine, workers=3)
+    cohort.simulate(tiny(), tmp_path / "pod", examine, workers=2)
     assert contents(tmp_path / "pod") == contents(once)
 
 
@@ -131,6 +131,20 @@ def test_another_cohort_is_replaced_only_by_force(once: Path, tmp_path: Path) ->
     cohort.simulate(other, tmp_path / "pod", examine, workers=1, force=True)
     cohort.simulate(other, tmp_path / "fresh", examine, workers=1)
     assert contents(tmp_path / "pod") == contents(tmp_path / "fresh") | {"notes.txt": b"mine"}
+
+
+def test_force_for_one_part_leaves_the_others(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    cohort.simulate(tiny("pod", "replicate=2"), tmp_path / "pod", examine, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pod").rglob("*.dcm")}
+    (done,) = cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1, only="mri", force=True)
+    assert done.rendered == 7
+    kept = {path for path in before if path.is_file() and path.stat().st_mtime_ns == before[path]}
+    assert {path.relative_to(tmp_path / "pod").parts[0] for path in kept} == {"tvus", "mri_unlabelled"}
+    assert all(path in kept for path in before if "tvus" in path.parts)
+    tables = {path.name for path in (tmp_path / "pod").glob("*.csv")}
+    assert "pod_mri_r2.csv" not in tables, "its examinations are gone"
+    assert {"pod_mri.csv", "pod_tvus_r2.csv", "pod_mri_unlabelled_r2.csv", "truth.csv"} <= tables
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:

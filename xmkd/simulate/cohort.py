@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import time
 import warnings
@@ -124,7 +125,7 @@ def simulate(
         fixes = ("give 1 or more", "leave it out: one per core")
         raise ConfigError("at least one process is needed", where=f"--workers {workers}", fixes=fixes)
     cards.base(spec)  # before hours of rendering, not after
-    _claim(spec, out, force)
+    _claim(spec, out, names, force)
     with Pool(workers) as pool:
         found = [_part(spec, out, name, examine, pool) for name in names]
     everyone = [p for name in spec.parts() for p in patients(spec, name)]
@@ -209,8 +210,14 @@ def _examination(spec: CohortSpec, out: Path, examine: Examine, patient: Patient
         unfinished.rename(folder)
 
 
-def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
+def _claim(spec: CohortSpec, out: Path, parts: list[str], force: bool) -> None:
     """Make the folder this cohort's own, unless it is another's.
+
+    Args:
+        spec: The cohort.
+        out: The folder.
+        parts: Those that are about to be simulated; of the same cohort `force` removes these alone.
+        force: Whether to remove what is there.
 
     Raises:
         RunError: It is another's, or can't be written.
@@ -221,7 +228,10 @@ def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
         entries = sorted(p.name for p in out.iterdir() if not p.name.endswith(".tmp"))
     if COHORT in entries:
         old = _record(out)
-        if not force and old["hash"] == record["hash"]:
+        same = old["hash"] == spec.hash
+        if same and not (force and set(parts) == set(spec.parts())):
+            if force:
+                _remove(out, spec.cohort, parts)
             _compare_versions(old["versions"], record["versions"])
             return
         if not force:
@@ -231,8 +241,7 @@ def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
                 where=out,
                 fixes=("write elsewhere: --out FOLDER", "replace it: --force"),
             )
-        with writing(out, OTHER_PLACE):
-            _remove(out, old["specification"]["cohort"])
+        _remove(out, old["specification"]["cohort"], [name for names in PARTS.values() for name in sum(names, ())])
     elif entries:
         raise RunError(
             f"the folder is not empty and holds no cohort: {', '.join(entries[:3])}{' ...' * (len(entries) > 3)}",
@@ -242,12 +251,15 @@ def _claim(spec: CohortSpec, out: Path, force: bool) -> None:
     write_file(out / COHORT, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _remove(out: Path, cohort: str) -> None:
-    """Delete what a simulation wrote, and nothing else."""
-    for part in {name for pair in PARTS.values() for names in pair for name in names}:
-        shutil.rmtree(out / part, ignore_errors=True)
-    for path in (p for name in (f"{TRUTH}*.csv", f"{cohort}_*.csv", f"{cohort}_*.yaml") for p in out.glob(name)):
-        path.unlink()
+def _remove(out: Path, cohort: str, parts: list[str]) -> None:
+    """Delete the examinations and tables of these parts, and nothing else."""
+    tables = re.compile(rf"{cohort}_({'|'.join(parts)})(_stills)?(_r\d+)?(_flips[\d.]+)?\.(csv|yaml)")
+    with writing(out, OTHER_PLACE):
+        for part in parts:
+            shutil.rmtree(out / part, ignore_errors=True)
+        for path in out.iterdir():
+            if tables.fullmatch(path.name) or re.fullmatch(rf"{TRUTH}.*\.csv", path.name):
+                path.unlink()
 
 
 def _record(out: Path) -> dict[str, Any]:
