@@ -51,6 +51,7 @@ class Bones:
         size: Half its length and half its thickness.
         width: Factor on everything from left to right.
         shift: The left side against the right: y and z.
+        back: How far the sacrum lies behind its usual place.
     """
 
     spine: Curve
@@ -61,6 +62,7 @@ class Bones:
     size: tuple[float, float]
     width: float
     shift: tuple[float, float]
+    back: float = 0.0
 
     def beside(self, at: float, n: float) -> tuple[float, float]:
         """y, z at a place on the spine (0 promontory, 1 tip), `n` mm behind its front."""
@@ -77,7 +79,7 @@ def draw(rng: np.random.Generator) -> Bones:
     """Draw the bones of a patient; the number of draws is fixed."""
     normal = rng.normal(size=20)
     length = float(np.clip(134 + 8 * normal[0], 116, 152))
-    promontory = (20 + 6 * normal[1], 92 + 5 * normal[2])
+    promontory = (30 + 6 * normal[1], 92 + 5 * normal[2])
     slope = np.deg2rad(56 + 8 * normal[3])  # of the first sacral body, from the vertical towards the back
     bend = np.deg2rad(-16 + 8 * normal[4])  # of the last one
     coccyx = np.deg2rad(-30 - 14 * abs(normal[5]) - 8 * normal[6])
@@ -106,13 +108,13 @@ def draw(rng: np.random.Generator) -> Bones:
 
 
 def regions(bones: Bones, grid: Grid) -> Iterator[Region]:
-    """Bones from back to front: spine, hips, pubic bones."""
-    yield from _spine(bones, grid)
+    """Hips, pubic bones and spine; organs give way to them."""
     for side in (-1.0, 1.0):
         yield from _ilium(bones, side, grid)
         for name, points, radii in _limbs(bones, side):
             yield from _bone(grid, shapes.around(points, max(radii) + 3), _tube(points, radii, name))
     yield from _pubis(bones, grid)
+    yield from _spine(bones, grid)
 
 
 def _profile(table: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
@@ -124,6 +126,7 @@ def _profile(table: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
 
 
 def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
+    """Sacrum, coccyx and the last lumbar bodies, in a little fat."""
     ys, zs = bones.spine.points.T.tolist()
     box = grid.box((-62, 62), (min(ys) - 8, max(ys) + 50), (min(zs), max(zs)))
     if box is None:
@@ -145,6 +148,7 @@ def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
     body = torch.maximum(-front, front - (depth + 0.35 * ala * wing))
     body = torch.maximum(body, wide - width)
     body = torch.maximum(body, (s - 1) * length + 1)
+    yield Region("peritoneal_fat", body - 1.5, box, "background", 0.7)
     yield Region("cortical_bone", body, box, "bone", 0.35)
     inner = torch.maximum(body + 1.5, torch.minimum(1.1 - gaps, 22 - wide))
     yield Region("marrow", inner, box, "bone", 0.4)
@@ -155,6 +159,7 @@ def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
         ((0.2, 5.0), (0.55, 3.0)), s
     )
     foramen = torch.maximum(foramen, torch.maximum((s - 0.6) * 100, (0.1 - s) * 100))
+    foramen = torch.maximum(foramen, torch.maximum(-front - 1, front - depth - 26))
     yield Region("peritoneal_fat", foramen, box, "background", 0.5)
     yield Region("nerve", foramen + 2.6, box, None, 0.5)
     yield from _behind_bodies(box, s, front, depth, canal, wide)
@@ -206,7 +211,7 @@ def wing(bones: Bones, side: float, part: Grid) -> tuple[Tensor, Tensor]:
     (ax, ay), (bx, by) = (
         [_profile([(h, xy[k]) for h, xy in table], z) for k in (0, 1)] for table in (_WING_FRONT, _WING_BACK)
     )
-    ax, bx = ax * bones.width, bx * bones.width
+    ax, bx, by = ax * bones.width, bx * bones.width, by + bones.back
     px, py = side * part.x - ax, part.y - dy - ay
     ux, uy = bx - ax, by - ay
     size = torch.hypot(ux, uy)
@@ -218,7 +223,7 @@ def wing(bones: Bones, side: float, part: Grid) -> tuple[Tensor, Tensor]:
 
 
 def _ilium(bones: Bones, side: float, grid: Grid) -> Iterator[Region]:
-    limits = ((30.0, 150.0) if side > 0 else (-150.0, -30.0), (-80.0, 110.0), (14.0, 142.0))
+    limits = ((30.0, 150.0) if side > 0 else (-150.0, -30.0), (-80.0, 110.0 + bones.back), (14.0, 142.0))
 
     def distance(part: Grid) -> Tensor:
         thick = _profile(((22, 11.0), (50, 5.0), (90, 5.5), (110, 7.5), (140, 7.0)), part.z)
@@ -257,7 +262,7 @@ def _bone(grid: Grid, limits: shapes.Limits, distance: Callable[[Grid], Tensor])
 
 
 def _pubis(bones: Bones, grid: Grid) -> Iterator[Region]:
-    """Both pubic bodies and the disc between them."""
+    """Both pubic bodies and the disc between them, in a little fat."""
     (sy, sz), (length, thickness) = bones.symphysis, bones.size
     for side in (-1.0, 1.0):
         centre = (side * 15.0 * bones.width, sy + 1, sz)
@@ -266,7 +271,10 @@ def _pubis(bones: Bones, grid: Grid) -> Iterator[Region]:
             tilted = shapes.ellipsoid(part, centre, (15.5, 1.12 * length, 1.18 * thickness), -bones.inclination)
             return torch.maximum(tilted, 2.2 - part.x.abs())
 
-        yield from _bone(grid, shapes.around([centre], length + 4), distance)
+        for number, region in enumerate(_bone(grid, shapes.around([centre], length + 8), distance)):
+            if number == 0:
+                yield Region("peritoneal_fat", region.distance - 3.0, region.box, "background", 0.6)
+            yield region
     disc = shapes.region(
         grid, shapes.around([(0.0, sy, sz)], length + 4), "ligament",
         lambda part: torch.maximum(

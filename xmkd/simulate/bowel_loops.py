@@ -15,7 +15,7 @@ from xmkd.simulate.scene import Region
 from xmkd.simulate.shapes import Point3
 from xmkd.simulate.waves import Waves
 
-COUNT = 20
+COUNT = 26
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def draw(rng: np.random.Generator) -> tuple[Loop, ...]:
     for k in range(COUNT):
         normal, uniform = rng.normal(size=(6, 3)), rng.uniform(size=8)
         centre = np.array(
-            [-76 + 152 * ((7 * k % COUNT) + uniform[0]) / COUNT, -84 + 112 * uniform[1], 44 + 84 * uniform[2] ** 0.8]
+            [-60 + 120 * ((7 * k % COUNT) + uniform[0]) / COUNT, -84 + 112 * uniform[1], 44 + 84 * uniform[2] ** 0.8]
         )
         along = normal[0] * (1.0, 1.0, 0.55)
         along /= np.linalg.norm(along)
@@ -47,7 +47,7 @@ def draw(rng: np.random.Generator) -> tuple[Loop, ...]:
         loops.append(
             Loop(
                 tuple((float(a), float(b), float(c)) for a, b, c in points),
-                float(8.0 + 5.0 * uniform[4]),
+                float(8.5 + 5.5 * uniform[4]),
                 float(uniform[5]),
                 bool(uniform[6] < 0.25),
                 float(4.0 + 2.0 * uniform[7]),

@@ -91,7 +91,7 @@ def draw(seeds: Seeds, settings: CtSettings) -> Protocol:
         centre=(4 * normal[3], -2 + 5 * normal[4], 22 + 6 * normal[5]),
         kvp=float((100, 120)[int(machine[0] > 0.5)]),
         noise=float(level),
-        streaks=float(4 + 5 * uniform[0]),
+        streaks=float(2.5 + 3 * uniform[0]),
         oral=float(160 + 120 * uniform[1]) if uniform[2] < 0.35 else 0.0,
         excreted=float(150 + 250 * uniform[3]) if uniform[4] < 0.15 else 0.0,
     )

@@ -102,6 +102,12 @@ def shading(coil: Coil, grid: Grid) -> Tensor:
     return factor.clamp_(min=0.15)
 
 
+def at_middle(shade: Tensor) -> float:
+    """Mean of a coil's shading in the middle of the volume, where the uterus lies."""
+    parts = [slice(round(0.35 * n), round(0.65 * n) + 1) for n in shade.shape]
+    return float(shade[parts[0], parts[1], parts[2]].mean())
+
+
 def inward_noise(grid: Grid) -> Tensor:
     """Noise of parallel imaging, `(P, Q)`: more in the middle of the body (g-factor 1.0 to 1.25), an assumption."""
     y, z = grid.y - grid.y.mean(), grid.z - grid.z.mean()

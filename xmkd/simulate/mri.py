@@ -125,10 +125,13 @@ def _receive(
 ) -> dict[Channel, Tensor]:
     """What the scanner makes of the signals: ghosts, coil shading, resolution, noise."""
     shade = mr_signal.shading(protocol.coil, grid)
-    inward = mr_signal.inward_noise(grid)
+    inward = mr_signal.inward_noise(grid) * mr_signal.at_middle(shade)
     columns = grid.shape[2]
+    starts = torch.randint(2**62, (len(mr_protocol.SNR),), generator=generator).tolist()
+    sources = dict(zip(mr_protocol.SNR, starts, strict=True))  # a sequence's noise does not depend on the others
     received: dict[Channel, Tensor] = {}
     for channel, level, name in zip(painted, reference, channels, strict=True):
+        generator = torch.Generator().manual_seed(sources[name])
         amplitude, shift, part = protocol.ghost
         if protocol.band < 1 and name in ("t2", "t1"):
             mr_signal.saturate(channel, grid, around.fascia - 6, protocol.band)

@@ -42,8 +42,14 @@ class Muscles:
     fine: Waves
 
 
-def limbs(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], list[float], float]]:
-    """Muscles that are tubes, of one side: tissue, points, radii, width over thickness."""
+def limbs(muscles: Muscles, side: int, back: float) -> Iterator[tuple[str, list[Point3], list[float], float]]:
+    """Muscles that are tubes, of one side: tissue, points, radii, width over thickness.
+
+    Args:
+        muscles: The patient's.
+        side: 0 right, 1 left.
+        back: How far the sacrum lies behind its usual place, mm.
+    """
     sign, shift, k = (1.0 if side else -1.0), _JITTER * muscles.jitter[side], muscles.bulk
     count = iter(range(len(shift)))
 
@@ -61,15 +67,15 @@ def limbs(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], list
         12 * k, 15 * k, 8 * k], 1.3  # fmt: skip
     yield "gluteal_muscle", [at(96, -56, 20), at(104, -52, -60), at(104, -50, -130)], [
         12 * k, 26 * k, 34 * k], 1.0  # fmt: skip
-    for high, back in ((0.0, 8.0), (-30.0, 4.0), (-58.0, -8.0)):
-        yield "gluteal_muscle", [at(26, 92 + back, 72 + high), at(64, 86 + back, 30 + high),
-                                            at(114, 44 + back, -4 + high)], [11 * k, 15 * k, 10 * k], 1.3  # fmt: skip
+    for high, deep in ((0.0, 8.0 + back), (-30.0, 4.0 + 0.8 * back), (-58.0, -8.0 + 0.5 * back)):
+        points = [at(26, 92 + deep, 72 + high), at(64, 86 + deep, 30 + high), at(114, 44 + 0.5 * deep, -4 + high)]
+        yield "gluteal_muscle", points, [11 * k, 15 * k, 10 * k], 1.3
     yield "gluteal_muscle", [at(126, -18, 60), at(128, -8, 26), at(124, 0, -6)], [17 * k, 15 * k, 7 * k], 0.8
     yield "muscle", [at(112, -62, 74), at(112, -74, 10), at(116, -66, -70)], [4 * k, 9 * k, 12 * k], 1.5
 
 
 def vessels(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], list[float]]]:
-    """Iliac arteries and veins of one side: tissue, points, radii."""
+    """Iliac arteries and veins of one side, with the sacrum `back` mm behind its usual place: tissue, points, radii."""
     sign, shift = (1.0 if side else -1.0), _JITTER * muscles.jitter[side, 40:]
     count = iter(range(len(shift)))
 
@@ -87,7 +93,7 @@ def vessels(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], li
 def regions(muscles: Muscles, bones: Bones, grid: Grid) -> Iterator[Region]:
     """Muscles of both sides."""
     for side in (0, 1):
-        for tissue, points, radii, flat in limbs(muscles, side):
+        for tissue, points, radii, flat in limbs(muscles, side, bones.back):
             yield from shapes.tube_region(
                 grid, tissue, points, radii, flat=flat, uneven=(muscles.coarse, 1.0), edge=0.6
             )
@@ -108,7 +114,7 @@ def iliac(muscles: Muscles, grid: Grid) -> Iterator[Region]:
 def _on_wing(muscles: Muscles, bones: Bones, side: int, grid: Grid) -> Iterator[Region]:
     """Iliacus on the inside of the wing of the ilium, gluteus medius and minimus on its outside."""
     sign, k = (1.0 if side else -1.0), muscles.bulk
-    limits = ((34.0, 176.0) if side else (-176.0, -34.0), (-84.0, 96.0), (10.0, 140.0))
+    limits = ((34.0, 176.0) if side else (-176.0, -34.0), (-84.0, 96.0 + bones.back), (10.0, 140.0))
     box = grid.box(*limits)
     if box is None:
         return

@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from xmkd.simulate import bones, bowel_loops, curves, muscles, organs, shapes, waves
+from xmkd.simulate import bones, bowel_loops, curves, muscles, organs, shapes, uterus, waves
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.bones import Bones
 from xmkd.simulate.bowel_loops import Loop
@@ -126,19 +126,27 @@ def _twigs(rng: np.random.Generator) -> Iterator[Twig]:
             )
 
 
+_SQUEEZE = 14.0  # mm by which a sacrum may flatten the bowel
+_CLEAR = 9.0  # mm between uterus and sacrum: a flattened bowel has room there
+_FARTHEST = 42.0  # mm
+
+
 def fitted(around: Surroundings, pelvis: Pelvis) -> Surroundings:
-    """The same surroundings with the sacrum as far back as uterus and bowel need, at least 5 mm from them."""
-    line = organs.bowel(pelvis, Adhesion())
-    outline = torch.cat((line.points + torch.tensor([pelvis.rectum, 0.0]), pelvis.uterus.axis.points))
+    """The same surroundings with the sacrum as far back as uterus and bowel need; bowel may be flattened a little."""
+    line, axis = organs.bowel(pelvis, Adhesion()), pelvis.uterus.axis
+    womb = uterus.radius(pelvis.uterus, axis.arc)[:, None] * torch.tensor([1.0, 0.0])
+    needed = torch.cat(
+        (line.points + torch.tensor([pelvis.rectum - _SQUEEZE, 0.0]), axis.points + womb + torch.tensor([_CLEAR, 0.0]))
+    )
     spine = around.bones.spine.points
     order = spine[:, 1].argsort()
     z, y = spine[order, 1].contiguous(), spine[order, 0]
-    k = torch.searchsorted(z, outline[:, 1].contiguous()).clamp_(1, len(z) - 1)
+    k = torch.searchsorted(z, needed[:, 1].contiguous()).clamp_(1, len(z) - 1)
     front = torch.minimum(y[k - 1], y[k])
-    inside = (outline[:, 1] > float(z[0])) & (outline[:, 1] < 115)
-    short = float(torch.where(inside, outline[:, 0] + 5 - front, 0.0).max().clamp(0, 30))
+    inside = (needed[:, 1] > float(z[0])) & (needed[:, 1] < 115)
+    short = float(torch.where(inside, needed[:, 0] - front, 0.0).max().clamp(0, _FARTHEST))
     moved = curves.Curve(spine + torch.tensor([short, 0.0]), around.bones.spine.arc)
-    return replace(around, bones=replace(around.bones, spine=moved))
+    return replace(around, bones=replace(around.bones, spine=moved, back=short))
 
 
 def _under_skin(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]:
@@ -148,16 +156,14 @@ def _under_skin(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Regi
     below = grid.z - (az - 4 + (tz - az) * ((grid.y - ay) / max(ty - ay, 10.0)).clamp(-0.5, 1.0)) - 0.3 * grid.x.abs()
     behind = spine.tip[0] + 20 - grid.y + 0.9 * (grid.z - tz).clamp(min=0)
     yield Region("fat", torch.minimum(below, behind), edge=3.0)
-    yield Region("fat", _front_of(around, grid), edge=0.6)
+    yield Region("fat", _front_of(around, grid), edge=2.0)
 
 
 def regions(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
     """All that is painted before the central organs, over fat, back to front."""
     bowel = organs.bowel(pelvis, Adhesion())
     yield from _under_skin(around, bowel, grid)
-    yield from _wall(around, grid)
     yield from _back(around, grid)
-    yield from bones.regions(around.bones, grid)
     yield from muscles.regions(around.muscles, around.bones, grid)
     yield from _ligaments(around, pelvis, grid)
     yield from muscles.iliac(around.muscles, grid)
@@ -167,13 +173,21 @@ def regions(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region
         around.loops, around.muscles.fine, lambda part: _front_of(around, part) - around.wall, grid
     )
     yield from muscles.floor(around.muscles, around.bones, pelvis, bowel, grid)
-    yield from _outline(around, bowel, grid)
+    yield from _vulva(around, pelvis, grid)
 
 
 def scene(around: Surroundings, pelvis: Pelvis, evidence: Evidence, grid: Grid) -> Iterator[Region]:
-    """The whole pelvis: surroundings, then the central organs over them."""
+    """The whole pelvis: surroundings, the central organs over them, and what these do not push aside."""
     yield from regions(around, pelvis, grid)
     yield from organs.scene(pelvis, grid, evidence)
+    yield from front(around, pelvis, grid)
+
+
+def front(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+    """What organs give way to: abdominal wall, pubic bones, sacrum; and the skin and air around all."""
+    yield from _wall(around, grid)
+    yield from bones.regions(around.bones, grid)
+    yield from _outline(around, organs.bowel(pelvis, Adhesion()), grid)
 
 
 def _front_of(around: Surroundings, grid: Grid) -> Tensor:
@@ -191,6 +205,8 @@ def _wall(around: Surroundings, grid: Grid) -> Iterator[Region]:
         return
     part = grid.crop(box)
     depth = _front_of(around, part) + 0.5 * around.contour.on(part)
+    yield Region("peritoneal_fat", depth - around.wall - 3, box, "background", 0.6)
+    yield Region("fat", depth, box, None, 0.6)
     taper = (around.wall + 0.9 * around.muscles.coarse.on(part)) * torch.sigmoid((part.z - sz - 18) / 5)
     wide = part.x.abs()
     end = 1.2 * torch.sigmoid((sz + 16 - part.z) / 3) - 0.3
@@ -222,7 +238,7 @@ def _back(around: Surroundings, grid: Grid) -> Iterator[Region]:
     yield Region("ligament", sheet, box, None, 0.5, 0.45)
     thick = 15 * torch.sigmoid((128 - s) / 12)
     erector = torch.hypot((n - 45 - 0.5 * thick) / thick.clamp_min(1.0), (wide - 19) / 18.5).clamp_max(4) - 1
-    yield Region("gluteal_muscle", 10 * erector + uneven + 4 * (s > 130), box, None, 0.7)
+    yield Region("gluteal_muscle", 10 * erector + uneven + 18 * torch.sigmoid((s - 128) / 5), box, None, 0.7)
     fascia = (n - 46 - 1.5 * thick + 0.004 * wide.square()).abs() - 0.5
     yield Region("ligament", torch.maximum(fascia, torch.maximum(wide - 40, 35 - part.z)), box, None, 0.5, 0.7)
 
@@ -253,15 +269,22 @@ def _interpolate(stations: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
     return torch.from_numpy(values).float()
 
 
-def _outline(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]:
-    """Vulva, skin and the air around the body."""
-    body = outline(around, bowel, grid)
+def _vulva(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+    """Labia and what lies beneath them, down to the skin."""
     front, _ = around.bones.symphysis
-    flesh = torch.maximum(body, torch.maximum(grid.y + 22, front - 6 - grid.y))
-    flesh = torch.maximum(flesh, torch.maximum(grid.z + 52, grid.x.abs() - 15)) + around.muscles.coarse.on(grid)
-    yield Region("labia", flesh, edge=2.5, opacity=0.8)
+    box = grid.box((-30, 30), (front - 20, -10), (-200, -40))
+    if box is not None:
+        part = grid.crop(box)
+        flesh = torch.maximum(torch.maximum(part.y + 22, front - 6 - part.y), part.z + 52)
+        flesh = torch.maximum(flesh, part.x.abs() - 15) + around.muscles.coarse.on(part)
+        yield Region("labia", flesh, box, None, 2.5, 0.8)
+
+
+def _outline(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Region]:
+    """Skin and the air around the body."""
+    body = outline(around, bowel, grid)
     yield Region("skin", (body + 0.9).abs() - 0.8, edge=0.5, opacity=0.8)
-    yield Region("air", -body, edge=0.4)
+    yield Region("air", -body, organ="background", edge=0.4)
 
 
 def resting(around: Surroundings) -> float:
@@ -284,8 +307,8 @@ def outline(around: Surroundings, bowel: Curve, grid: Grid) -> Tensor:
     a, b, c, d, e, _ = (2.5 * v for v in labia)
     low = _interpolate(
         [(sy - 60, sz - 6 + a), (sy - 30, sz - 30 + b), (sy - 8, -70 + c), (-48, -84 + d), (-22, -84 + e),
-         (by - 14, bz + 4), (by, bz + 5), (by + 14, bz - 2), (by + 40, bz + 16), (hind[0][1] + 40, -30.0),
-         (hind[0][1] + 64, 16.0)],
+         (by - 14, bz + 4), (by, bz + 5), (by + 14, bz - 2), (by + 40, bz + 12), (hind[0][1] + 44, -46.0),
+         (hind[0][1] + 70, -4.0)],
         grid.y)  # fmt: skip
     cleft = torch.where(grid.y < by - 10, 22.0, 13.0)
     drop = 150 * (1 - torch.exp(-((grid.x.abs() / cleft - 0.15).clamp(min=0) ** 2) / 2.2))

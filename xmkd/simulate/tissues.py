@@ -193,6 +193,8 @@ def draw(rng: np.random.Generator, field: float = 1.5, *, menopause: bool = Fals
     normal = np.clip(rng.normal(size=(len(TABLE), 4)), -_LIMIT, _LIMIT)
     common = float(np.clip(rng.normal(), -_LIMIT, _LIMIT))
     strong = int(field > 2)
+    names = list(TABLE)
+    normal[names.index("peritoneal_fat")] = normal[names.index("fat")]  # one fat in two places
     found = {}
     for (name, tissue), (a, b, c, d) in zip(TABLE.items(), normal.tolist(), strict=True):
         own = _SHARED * common + (1 - _SHARED**2) ** 0.5 * a if name in _UTERUS else a
