@@ -82,7 +82,7 @@ def index(
 
 @app.command()
 def check(
-    target: Annotated[Path, typer.Argument(help="a manifest (CSV) or an experiment (YAML)")],
+    target: Annotated[Path, typer.Argument(help="a manifest (CSV), a folder of them, or an experiment (YAML)")],
     overrides: Overrides = None,
     quick: Annotated[bool, typer.Option(help="do not open the files")] = False,
 ) -> None:

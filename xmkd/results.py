@@ -15,7 +15,7 @@ from xmkd import runs
 from xmkd.config import Experiment
 from xmkd.data.manifest import Manifest, Split
 from xmkd.data.streams import Stream, Study, plan
-from xmkd.errors import EvaluationError, RunError
+from xmkd.errors import EvaluationError, ManifestError, RunError
 from xmkd.evaluation import classification, thresholds
 from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
@@ -126,15 +126,29 @@ def announce(run: Run) -> None:
 
 
 def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, bool]:
-    """The report of `xmkd check` on a manifest or on every stream of an experiment, and whether all is well."""
+    """The report of `xmkd check` on a manifest, on those of a folder, or on every stream of an experiment.
+
+    Returns:
+        The report, and whether all is well.
+
+    Raises:
+        ManifestError: A manifest is wrong, or a folder holds none.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from xmkd.data import manifest as manifests
-    from xmkd.data.check import check
+    from xmkd.data.check import check, check_together
 
     found: list[tuple[Manifest, Split | None]]
-    if target.suffix.lower() == ".csv":
+    together: list[str] = []
+    if target.is_dir():
+        found = [(manifests.load(p), None) for p in sorted(target.glob("*.csv")) if p.with_suffix(".yaml").is_file()]
+        if not found:
+            fixes = ("name a CSV file that has its card beside it", "make a manifest: xmkd index")
+            raise ManifestError("no manifest with its card lies in this folder", where=target, fixes=fixes)
+        together = check_together([manifest for manifest, _ in found])
+    elif target.suffix.lower() == ".csv":
         found = [(manifests.load(target), None)]
     else:
         study = plan(configuration.load(target, overrides).data)
@@ -144,7 +158,8 @@ def check_text(target: Path, overrides: list[str], *, deep: bool) -> tuple[str, 
         with Progress(transient=True, console=Console(stderr=True)) as progress:
             task = progress.add_task(f"checking {manifest.card.name}", total=len(manifest.table))
             reports.append(check(manifest, split, deep, partial(progress.advance, task)))
-    return "\n\n".join(r.text() for r in reports), all(r.ok for r in reports)
+    texts = [*(r.text() for r in reports), *(f"error: {e}" for e in together)]
+    return "\n\n".join(texts), all(r.ok for r in reports) and not together
 
 
 def comparison(first: Path, others: list[Path], cut: float | None = None) -> str:

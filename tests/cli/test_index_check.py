@@ -188,3 +188,19 @@ def test_check_of_mmotu_counts_and_finds_near_duplicates(cli: Cli, monkeypatch: 
     assert called.code == 0, called.out
     assert "1469 samples of 74 patients" in called.out
     assert "near-duplicates of different patients in two parts of the split" in called.out
+
+
+def test_manifests_of_a_folder_are_checked_together(cli: Cli, toy: Path, tmp_path: Path) -> None:
+    """A patient who trains in one manifest and tests in another is seen although each is sound."""
+    table = pd.read_csv(toy, dtype=str).assign(split="train")
+    for name, split in (("a", "train"), ("b", "test")):
+        rows = table[table["patient_id"].isin(["p001", "p002"])] if name == "b" else table
+        rows.assign(split=split).to_csv(tmp_path / f"{name}.csv", index=False)
+        (tmp_path / f"{name}.yaml").write_text(toy.with_suffix(".yaml").read_text())
+    (tmp_path / "labels.csv").write_text("no manifest: it has no card\n")
+    (tmp_path / "images").symlink_to(toy.parent / "images")
+    assert cli("check", tmp_path / "a.csv").code == cli("check", tmp_path / "b.csv").code == 0
+    called = cli("check", tmp_path)
+    assert called.code == 2
+    assert "error: 2 patients on two sides of the split, in different manifests: toy/p001, toy/p002" in called.out
+    refused(cli("check", tmp_path / "images"), "no manifest")

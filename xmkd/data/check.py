@@ -8,7 +8,7 @@ differences of a 17 x 16 thumbnail, 256 bits. In MMOTU all 20 pairs at most 30 b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,6 +106,13 @@ def check(
     card = manifest.card
     title = f"{card.name}: {len(table)} samples of {table['patient_id'].nunique()} patients ({card.title})"
     return CheckReport(title, errors, warnings, _tables(table, card), near)
+
+
+def check_together(manifests: Sequence[Manifest]) -> list[str]:
+    """Errors that only several manifests show: patients of one data set on different sides of the split."""
+    rows = [m.table.assign(patient_id=m.card.name + "/" + m.table["patient_id"]) for m in manifests]
+    sides = pd.concat(rows, ignore_index=True).groupby("patient_id")["split"].nunique()
+    return _summed("on two sides of the split, in different manifests", sorted(sides.index[sides > 1]), "patient")
 
 
 def near_duplicates(table: pd.DataFrame, bits: dict[int, Bits], labels: list[str]) -> pd.DataFrame:
