@@ -43,6 +43,8 @@ def test_who_may_import_whom() -> None:
     assert not [b for b in breaches("losses", "xmkd", but=("xmkd.losses",)) if not b.endswith(": xmkd")]
     assert not breaches("data", "xmkd.methods", "xmkd.training", "xmkd.runs", "xmkd.evaluation")
     assert not breaches("evaluation", "lightning", "pytorch_lightning", "xmkd.methods", "xmkd.training")
+    training = ("lightning", "xmkd.methods", "xmkd.training", "xmkd.runs", "xmkd.nets", "xmkd.losses", "xmkd.config")
+    assert not breaches("simulate", *training)
     methods = {f"xmkd.methods.{f.stem}" for f in (PACKAGE / "methods").glob("*.py")} - {"xmkd.methods.__init__"}
     shared = {"xmkd.methods.base", "xmkd.methods.optim"}
     files = [f for f in (PACKAGE / "methods").glob("*.py") if f.name != "__init__.py"]
@@ -59,7 +61,7 @@ def test_the_base_of_all_methods_stays_small() -> None:
     assert len([line for line in lines if line.strip()]) <= 130
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["cache", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["simulate", "--help"], ["cache", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     call = [sys.executable, "-m", "xmkd", *words]
