@@ -51,7 +51,7 @@ TABLE: dict[str, Echo] = {
     "endometrium_hyperplastic": Echo(7.0, 0.5, 2.0, 1.5, 2.2, 1.2),
     "cavity": Echo(10.0, 0.5, 1.0, 0.5, 0.5, 0.5),
     "polyp": Echo(7.0, 0.5, 2.0, 0.8, 1.5, 0.8),
-    "carcinoma": Echo(2.0, 0.6, 2.0, 2.0, 2.5, 1.2),
+    "carcinoma": Echo(3.0, 0.6, 2.5, 2.0, 3.0, 1.5),
     "adenomyosis": Echo(-1.5, 0.85, 1.5, 2.0, 3.0, 1.5, 3.0),
     "adenomyotic_cyst": Echo(-30, 0.05, 0.0, 0.0, 0.0, 0.0),
     "fibroid": Echo(-5.5, 1.15, 1.8, 1.5, 2.2, 1.0, 1.5),

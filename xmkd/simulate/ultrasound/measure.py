@@ -15,17 +15,18 @@ from torch import Tensor
 
 from xmkd.simulate import uterus as womb
 from xmkd.simulate.anatomy import Pelvis
-from xmkd.simulate.evidence import SITES, Invasion
+from xmkd.simulate.evidence import SITES, Adhesion, Invasion
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Clip
 from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.ultrasound.motion import true_slide
 from xmkd.simulate.ultrasound.probe import Pose
-from xmkd.simulate.ultrasound.tvus import DEFAULTS, Examination, Settings, examine
+from xmkd.simulate.ultrasound.tvus import DEFAULTS, Evidence, Examination, Settings, examine
 
 _STEP_MM = 0.75  # between the points of a strip, in both directions
 _LARGEST_MM = 12.0  # slip that is looked for
 _HALF_STRIP = 0.175  # of the uterine length
+_FREE, _UNSURE_MM = 1.2, 0.8  # slip over push of free bowel; push below which little can be said
 _BOX = (11, 15)  # points (across, along) of the mean that is subtracted: echoes parallel to the surface show no slip
 
 
@@ -44,6 +45,23 @@ class Strips:
     wall: float
 
 
+def measure(
+    clip: Clip, pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = DEFAULTS
+) -> dict[str, float]:
+    """At most ten numbers: of the sliding sign on a clip (`measure_clip`), of a tumour on a still (`measure_still`).
+
+    Args:
+        clip: As rendered.
+        pelvis: The patient.
+        evidence: With which it was rendered; only where to look is taken from it, never how far the disease goes.
+        seeds: With which it was rendered.
+        settings: With which it was rendered.
+    """
+    if isinstance(evidence, Adhesion):
+        return measure_clip(clip, pelvis, seeds, settings)
+    return measure_still(clip, pelvis, evidence, seeds, settings)
+
+
 def measure_clip(clip: Clip, pelvis: Pelvis, seeds: Seeds, settings: Settings = DEFAULTS) -> dict[str, float]:
     """Ten numbers about the sliding sign.
 
@@ -54,10 +72,10 @@ def measure_clip(clip: Clip, pelvis: Pelvis, seeds: Seeds, settings: Settings = 
         settings: With which it was rendered.
 
     Returns:
-        Per site the tracked slip over the push along the surface (`slip_*`), how alike the strip stays without slip
-        (`rigid_*`), how dark it is against the wall (`dark_*`, grey levels) and how much the line of the serosa stands
-        out (`line_*`); the smaller of the two pushes in mm (`push`) and the share of dark points in the recess
-        (`fluid`).
+        Per site the tracked slip over the push along the surface, drawn towards that of free bowel where the push was
+        weak (`slip_*`; `slip_least`: the smaller), how alike the strip stays without slip (`rigid_*`), how dark it is
+        against the wall (`dark_*`, grey levels) and how much the line of the serosa stands out (`line_*`); the share of
+        dark points in the recess (`fluid`).
     """
     with torch.inference_mode():
         exam = examine(pelvis, seeds, settings)
@@ -65,14 +83,14 @@ def measure_clip(clip: Clip, pelvis: Pelvis, seeds: Seeds, settings: Settings = 
         found = {"fluid": _fluid(frames, pelvis, exam)}
         slides = true_slide(exam.motion, pelvis, exam.pose, (0.0, 0.0), exam.machine.fan)
         pushes = [slide.slip / math.sqrt(2) for slide in slides]  # a free bowel's slip knows the push along the surface
-        found["push"] = min(pushes)
         for (name, site), push in zip(SITES.items(), pushes, strict=True):
             strips = read_strips(frames, pelvis, exam, site)
             slip, rigid = track(strips.bowel)
-            found[f"slip_{name}"] = slip / (push + 0.5 * _STEP_MM)
+            found[f"slip_{name}"] = (slip * push + _FREE * _UNSURE_MM**2) / (push**2 + _UNSURE_MM**2)
             found[f"rigid_{name}"] = rigid
             found[f"dark_{name}"] = strips.wall - float(strips.bowel[:, 1:8].mean())
             found[f"line_{name}"] = float(strips.line[3:6].max() - strips.line[[0, 1, 7, 8]].mean())
+        found["slip_least"] = min(found[f"slip_{name}"] for name in SITES)
     return found
 
 

@@ -150,3 +150,20 @@ def layer_contrast(
     )
     step = float(layer.sum()) * fan.step_mm / 10
     return 10 * math.log10(float(ratio)), 2 * beam.frequency_mhz * (outside - inside) * step
+
+
+def report() -> dict[str, float]:
+    """Every figure that the documentation states, by name."""
+    speckle = speckle_statistics()
+    found = {"speckle KS distance": speckle.ks, "speckle SNR": speckle.snr, "speckle samples": float(speckle.samples)}
+    for depth, measured, design in lateral_resolution():
+        found[f"lateral FWHM at {depth:.0f} mm (mm)"] = measured
+        found[f"lateral FWHM at {depth:.0f} mm, design (mm)"] = design
+    found["axial FWHM (mm)"] = axial_resolution()
+    for stated in (0.3, 0.55, 1.3):
+        found[f"attenuation read off for {stated:g} (dB/cm/MHz)"] = attenuation_slope(stated)
+    for name, inside in (("fluid", 0.01), ("absorber", 1.0)):
+        measured, expected = layer_contrast(inside)
+        found[f"level behind 20 mm of {name} (dB)"] = measured
+        found[f"level behind 20 mm of {name}, expected (dB)"] = expected
+    return found
