@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-from xmkd.errors import Interrupted, RunError, XmkdError
+from xmkd.errors import ConfigError, Interrupted, RunError, XmkdError
 
 app = typer.Typer(
     name="xmkd",
@@ -45,17 +45,27 @@ class On(StrEnum):
 def simulate(
     spec: Annotated[Path, typer.Argument(help="a YAML file of experiments/cohorts/")],
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="folder for the cohort")] = ...,  # type: ignore[assignment]
+    out: Annotated[Optional[Path], typer.Option(help="folder for the cohort")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help="processes; default: one per core")] = None,  # noqa: UP045
     only: Annotated[Optional[str], typer.Option(help="one part, such as tvus")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option(help="replace a cohort that is there")] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="solve for the difficulty: SPEC's .lock")] = False,
+    reserved: Annotated[int, typer.Option(help="patients to calibrate on; they are in no cohort")] = 8000,
+    work: Annotated[Path, typer.Option(help="folder for what calibration measures")] = Path("runs/calibration"),
 ) -> None:
     """Make a cohort of simulated patients with known truth, as DICOM; the same command again goes on."""
+    from xmkd.simulate import calibrate as calibration
     from xmkd.simulate import cohort
     from xmkd.simulate.examination import examine
 
     try:
+        if calibrate:
+            calibration.make_lock(spec, work, overrides=overrides, patients=reserved, workers=workers)
+            return
         found = cohort.load(spec, overrides)
+        if out is None:
+            fixes = ("add --out FOLDER", "add --calibrate to solve for its difficulty instead")
+            raise ConfigError("it is not said where the cohort is to go", where=spec, fixes=fixes)
         for part in cohort.simulate(found, out, examine, workers=workers, only=only, force=force):
             print(part.text())
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Cli
 from xmkd.errors import ConfigError
 from xmkd.evaluation.statistics import auroc_interval
 from xmkd.simulate import calibrate as calibration
@@ -22,7 +23,7 @@ from xmkd.simulate.latent import sign_model
 from xmkd.simulate.lock import Lock
 from xmkd.simulate.oracle import Oracle, judge, reserved
 from xmkd.simulate.plan import Patient, patients
-from xmkd.simulate.pool import Pool
+from xmkd.simulate.pool import Job, Pool, Result
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.spec import CohortSpec, Modality, Patients, Sites, UltrasoundPart, VolumePart
 
@@ -34,6 +35,15 @@ SPEC = CohortSpec(
     tvus=UltrasoundPart(Patients(4, 2, 0, 4)),
     mri=VolumePart(Patients(4, 2, 0, 4)),
 )
+
+
+class Backwards(Pool):
+    """Gives results in another order, as several processes may."""
+
+    def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        return map(function, reversed(jobs))
+
+
 drawn: list[tuple[Modality, float, int]] = []
 
 
@@ -122,14 +132,31 @@ def test_a_new_lock_starts_from_the_old_one(tmp_path: Path, monkeypatch: pytest.
     spec = tmp_path / "pod_demo.yaml"
     spec.write_text((COHORTS / "pod_demo.yaml").read_text())
     monkeypatch.setattr(calibration, "measurements", perfect)
-    place, found = make_lock(
-        spec, tmp_path / "work", workers=1, sizes=(400,), monte_carlo=10_000, report=lambda _: None
-    )
+    quick = partial(make_lock, spec, patients=400, workers=1, monte_carlo=10_000, report=lambda _: None)
+    place, found = quick(tmp_path / "work")
     assert place == tmp_path / "pod_demo.lock"
     assert locks.check(specs.load(spec), place, strict=True) == locks.read(place)
     drawn.clear()
-    make_lock(spec, tmp_path / "other", workers=1, sizes=(400,), monte_carlo=10_000, report=lambda _: None)
+    quick(tmp_path / "other")
     assert {(m, v) for m, v, _ in drawn} == set(found.visibility.items())
+
+
+@pytest.mark.parametrize("patients", [0, 396, 802])
+def test_a_number_of_reserved_patients_that_does_not_do(patients: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="400 reserved patients or more"):
+        make_lock(COHORTS / "pod_demo.yaml", tmp_path, patients=patients)
+
+
+def test_the_command(cli: Cli) -> None:
+    for words, said in (
+        (["ct_mr_tiny.yaml", "--calibrate"], "no label whose difficulty"),
+        (["pod_demo.yaml", "--calibrate", "rho=0.1"], "as its file has it"),
+        (["pod_demo.yaml", "--calibrate", "--reserved", 10], "400 reserved patients"),
+        (["pod_tiny.yaml"], "not said where the cohort is to go"),
+    ):
+        called = cli("simulate", COHORTS / str(words[0]), *words[1:])
+        assert called.code == 2
+        assert said in called.err
 
 
 def test_an_interrupted_calibration_goes_on_with_what_is_missing(tmp_path: Path) -> None:
@@ -141,8 +168,7 @@ def test_an_interrupted_calibration_goes_on_with_what_is_missing(tmp_path: Path)
     drawn.clear()
     pd.testing.assert_frame_equal(shop.table("mri", 0.7, 120), whole)
     assert len(drawn) == 70
-    with Pool(2) as two:
-        pd.testing.assert_frame_equal(Workshop(SPEC, perfect, tmp_path / "two", two).table("mri", 0.7, 120), whole)
+    pd.testing.assert_frame_equal(Workshop(SPEC, perfect, tmp_path / "b", Backwards(1)).table("mri", 0.7, 120), whole)
 
 
 def test_measurements_of_other_pictures_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

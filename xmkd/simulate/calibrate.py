@@ -48,6 +48,7 @@ SIZES = (800, 3200, 8000)  # reserved patients of successive steps; half are fit
 HIGHEST = 4.0  # visibility; beyond it every sign is at the end of its range
 STEP = 0.12  # by which a visibility that is too low is raised, as a fraction of it, until one is too high
 MOST_STEPS = 24
+FEWEST = 400
 DIGITS = 3  # of a visibility
 CHUNK = 40  # patients between two writes to the folder
 
@@ -111,9 +112,9 @@ def make_lock(
     path: Path,
     work: Path,
     *,
-    overrides: list[str] | None = None,
+    overrides: Sequence[str] | None = None,
+    patients: int = SIZES[-1],
     workers: int | None = None,
-    sizes: Sequence[int] = SIZES,
     monte_carlo: int = PATIENTS,
     report: Report = print,
 ) -> tuple[Path, Lock]:
@@ -122,9 +123,9 @@ def make_lock(
     Args:
         path: The specification.
         work: Folder for measurements, shared by all cohorts.
-        overrides: `key.sub=value` words.
+        overrides: `key.sub=value` words of the command line; none are taken.
+        patients: Number of reserved patients: half are fitted on, half scored.
         workers: Number of processes; default: one per core.
-        sizes: Reserved patients of successive steps, multiples of four.
         monte_carlo: Patients of the latent ceiling.
         report: Told of every step.
 
@@ -132,7 +133,20 @@ def make_lock(
         ConfigError: The specification is wrong, has nothing to calibrate, or no visibility reaches a target.
         RunError: A folder can't be written, or a process died.
     """
-    spec, place = load(path, overrides), path_of(path)
+    if overrides:
+        raise ConfigError(
+            "a lock is of a specification as its file has it, without changes from the command line",
+            where=" ".join(overrides),
+            fixes=("write them into a file of its own with base:", "leave them out"),
+        )
+    if patients < FEWEST or patients % 4:
+        raise ConfigError(
+            f"calibration needs {FEWEST} reserved patients or more, a multiple of four",
+            where=f"--reserved {patients}",
+            fixes=(f"use {SIZES[-1]}", "use 4000 where time is short"),
+        )
+    spec, place = load(path), path_of(path)
+    sizes = [*(n for n in SIZES if 2 * n <= patients), patients]
     start = read(place).visibility if place.is_file() else {}
     with Pool(available() if workers is None else workers) as pool:
         found = calibrate(
