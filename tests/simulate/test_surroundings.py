@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from xmkd.simulate import anatomy, grids, organs, shapes, surroundings
+from xmkd.simulate import anatomy, grids, muscles, organs, shapes, surroundings
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.scene import ORGANS, mask
 from xmkd.simulate.surroundings import Surroundings
+
+STUCK = Adhesion((0.9, 0.9), (6.0, 6.0), 1.0, (10.0, 10.0), (0.0, 0.0), 4.0, 30.0)
 
 
 def patient(k: int) -> tuple[Surroundings, Pelvis]:
@@ -72,10 +74,16 @@ def test_nothing_of_the_surroundings_knows_the_evidence() -> None:
     around, pelvis = patient(3)
     where = grid((3, 40, 40), 5.5)
     with torch.inference_mode():
-        first = [r.distance.sum().item() for r in surroundings.regions(around, pelvis, where)]
-        second = [r.distance.sum().item() for r in surroundings.regions(around, pelvis, where)]
-    assert first == second
-    assert len(first) > 40
+        uneven = muscles.relief(around.muscles, where)
+        before = [r.distance.sum().item() for r in surroundings.regions(around, pelvis, uneven, where)]
+        after = [r.distance.sum().item() for r in surroundings.front(around, pelvis, uneven, where)]
+        free, stuck = (
+            [(r.tissue, r.distance.sum().item()) for r in surroundings.scene(around, pelvis, evidence, where)]
+            for evidence in (Adhesion(), STUCK)
+        )
+    assert [d for _, d in free[: len(before)]] == [d for _, d in stuck[: len(before)]] == before
+    assert [d for _, d in free[-len(after) :]] == [d for _, d in stuck[-len(after) :]] == after
+    assert len(before) > 40
 
 
 def test_boxes_of_a_tilted_stack_hold_all_their_points() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmkd.simulate import curves, shapes
 from xmkd.simulate.curves import Curve
-from xmkd.simulate.grids import Grid
+from xmkd.simulate.grids import Box, Grid
 from xmkd.simulate.scene import Region
 from xmkd.simulate.shapes import Point3
 
@@ -165,9 +165,7 @@ def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
     yield from _behind_bodies(box, s, front, depth, canal, wide)
 
 
-def _behind_bodies(
-    box: tuple[slice, slice, slice], s: Tensor, front: Tensor, depth: Tensor, canal: Tensor, wide: Tensor
-) -> Iterator[Region]:
+def _behind_bodies(box: Box, s: Tensor, front: Tensor, depth: Tensor, canal: Tensor, wide: Tensor) -> Iterator[Region]:
     """Sacral canal, arches and spinous crest."""
     behind = front - depth
     middle, half = 0.5 * canal, (0.5 * canal).clamp_min(0.5)
@@ -225,7 +223,7 @@ def wing(bones: Bones, side: float, part: Grid) -> tuple[Tensor, Tensor]:
 def _ilium(bones: Bones, side: float, grid: Grid) -> Iterator[Region]:
     limits = ((30.0, 150.0) if side > 0 else (-150.0, -30.0), (-80.0, 110.0 + bones.back), (14.0, 142.0))
 
-    def distance(part: Grid) -> Tensor:
+    def distance(part: Grid, _: Box) -> Tensor:
         thick = _profile(((22, 11.0), (50, 5.0), (90, 5.5), (110, 7.5), (140, 7.0)), part.z)
         return wing(bones, side, part)[0] - thick
 
@@ -249,11 +247,12 @@ def _limbs(bones: Bones, side: float) -> Iterator[tuple[str, list[Point3], list[
     yield "femur", [at(92, -14, 5), at(118, -4, -14), at(124, 0, -40), at(118, -6, -130)], [16.0, 13.0, 17.0, 14.0]
 
 
-def _tube(points: list[Point3], radii: list[float], name: str) -> Callable[[Grid], Tensor]:
-    return lambda part: shapes.tube(part, points, radii, flat=0.75 if name in ("superior", "ischium") else 1.0)
+def _tube(points: list[Point3], radii: list[float], name: str) -> Callable[[Grid, Box], Tensor]:
+    tube = shapes.thick_tube if min(radii) > 5 else shapes.tube
+    return lambda part, _: tube(part, points, radii, flat=0.75 if name in ("superior", "ischium") else 1.0)
 
 
-def _bone(grid: Grid, limits: shapes.Limits, distance: Callable[[Grid], Tensor]) -> Iterator[Region]:
+def _bone(grid: Grid, limits: shapes.Limits, distance: Callable[[Grid, Box], Tensor]) -> Iterator[Region]:
     """Cortex and marrow of a solid."""
     cortex = shapes.region(grid, limits, "cortical_bone", distance, organ="bone", edge=0.4)
     if cortex is not None:
@@ -267,7 +266,7 @@ def _pubis(bones: Bones, grid: Grid) -> Iterator[Region]:
     for side in (-1.0, 1.0):
         centre = (side * 15.0 * bones.width, sy + 1, sz)
 
-        def distance(part: Grid, centre: Point3 = centre) -> Tensor:
+        def distance(part: Grid, _: Box, centre: Point3 = centre) -> Tensor:
             tilted = shapes.ellipsoid(part, centre, (15.5, 1.12 * length, 1.18 * thickness), -bones.inclination)
             return torch.maximum(tilted, 2.2 - part.x.abs())
 
@@ -277,7 +276,7 @@ def _pubis(bones: Bones, grid: Grid) -> Iterator[Region]:
             yield region
     disc = shapes.region(
         grid, shapes.around([(0.0, sy, sz)], length + 4), "ligament",
-        lambda part: torch.maximum(
+        lambda part, _: torch.maximum(
             shapes.ellipsoid(part, (0.0, sy, sz), (40.0, length, thickness), -bones.inclination), part.x.abs() - 3.2),
         edge=0.5,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from xmkd.simulate import shapes
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.scene import Region
 from xmkd.simulate.shapes import Point3
-from xmkd.simulate.waves import Waves
 
 COUNT = 26
 
@@ -56,13 +55,13 @@ def draw(rng: np.random.Generator) -> tuple[Loop, ...]:
     return tuple(loops)
 
 
-def regions(loops: tuple[Loop, ...], waves: Waves, depth: Callable[[Grid], Tensor], grid: Grid) -> Iterator[Region]:
+def regions(loops: tuple[Loop, ...], relief: Tensor, depth: Tensor, grid: Grid) -> Iterator[Region]:
     """Wall, content and gas of every loop; later loops lie over earlier ones.
 
     Args:
         loops: The patient's loops.
-        waves: Unevenness of their surface.
-        depth: How far behind the abdominal wall a point lies (mm).
+        relief: Unevenness of their surface in mm, `(X, P, Q)`.
+        depth: How far behind the abdominal wall each point lies in mm, `(X, P, Q)`.
         grid: Where.
     """
     for loop in loops:
@@ -71,12 +70,13 @@ def regions(loops: tuple[Loop, ...], waves: Waves, depth: Callable[[Grid], Tenso
         if box is None:
             continue
         part = grid.crop(box)
-        tube = torch.maximum(_distance(loop, part) + 0.7 * waves.on(part), 2 - depth(part))
+        uneven = relief[box]
+        tube = torch.maximum(_distance(loop, part) + 0.7 * uneven, 2 - depth[box])
         yield Region("bowel_wall", tube, box, None, 0.4)
-        uneven = waves.on(part)
-        ripple = (part.z * 0.8 + part.y * 0.55 + part.x * 0.3 + 2.0 * uneven) * (6.2832 / loop.folds)
-        fold = (torch.cos(ripple) - 0.4).clamp_(min=0) * (1.0 + uneven.clamp(-1, 1))
-        inner = tube + 2.3 + fold * (1.0 if loop.fluid > 0.4 else 0.5)
+        inner = tube + 2.3
+        if loop.fluid > 0.4:  # only in a filled loop can folds be told apart
+            ripple = (part.z * 0.8 + part.y * 0.55 + part.x * 0.3 + 2.0 * uneven) * (6.2832 / loop.folds)
+            inner += (torch.cos(ripple) - 0.4).clamp_(min=0) * (1.0 + uneven.clamp(-1, 1))
         yield Region("bowel_content" if loop.fluid > 0.4 else "chyme", inner, box, None, 0.6)
         if loop.gas:  # gas lies at the front
             middle = sum(p[1] for p in loop.points) / len(loop.points)
@@ -85,4 +85,4 @@ def regions(loops: tuple[Loop, ...], waves: Waves, depth: Callable[[Grid], Tenso
 
 def _distance(loop: Loop, part: Grid) -> Tensor:
     radii = [loop.radius * f for f in (0.85, 1.05, 0.95, 1.1, 0.9, 1.0)]
-    return shapes.tube(part, loop.points, radii)
+    return shapes.thick_tube(part, loop.points, radii)

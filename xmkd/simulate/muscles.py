@@ -16,7 +16,7 @@ from xmkd.simulate import shapes
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.bones import Bones, wing
 from xmkd.simulate.curves import Curve
-from xmkd.simulate.grids import Grid
+from xmkd.simulate.grids import Box, Grid
 from xmkd.simulate.scene import Region
 from xmkd.simulate.shapes import Point3
 from xmkd.simulate.waves import Waves
@@ -40,6 +40,19 @@ class Muscles:
     jitter: np.ndarray
     coarse: Waves
     fine: Waves
+
+
+@dataclass(frozen=True)
+class Relief:
+    """Unevenness of surfaces on a whole grid in mm, `(X, P, Q)` each: computed once, cut to every box."""
+
+    coarse: Tensor
+    fine: Tensor
+
+
+def relief(muscles: Muscles, grid: Grid) -> Relief:
+    """The unevenness of a patient's muscles, vessels and bowel on a grid."""
+    return Relief(muscles.coarse.on(grid), muscles.fine.on(grid))
 
 
 def limbs(muscles: Muscles, side: int, back: float) -> Iterator[tuple[str, list[Point3], list[float], float]]:
@@ -90,74 +103,72 @@ def vessels(muscles: Muscles, side: int) -> Iterator[tuple[str, list[Point3], li
     yield "vessel", [at(34, 36, 90), at(43, 48, 62), at(50, 42, 30)], [4.5, 4.2, 3.4]
 
 
-def regions(muscles: Muscles, bones: Bones, grid: Grid) -> Iterator[Region]:
+def regions(muscles: Muscles, bones: Bones, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Muscles of both sides."""
     for side in (0, 1):
         for tissue, points, radii, flat in limbs(muscles, side, bones.back):
-            yield from shapes.tube_region(
-                grid, tissue, points, radii, flat=flat, uneven=(muscles.coarse, 1.0), edge=0.6
-            )
-        yield from _on_wing(muscles, bones, side, grid)
-        yield from _side_wall(muscles, side, grid)
-        yield from _piriformis(muscles, bones, side, grid)
+            yield from shapes.tube_region(grid, tissue, points, radii, flat=flat, uneven=(uneven.coarse, 1.0), edge=0.6)
+        yield from _on_wing(muscles, bones, uneven, side, grid)
+        yield from _side_wall(muscles, uneven, side, grid)
+        yield from _piriformis(muscles, bones, uneven, side, grid)
 
 
-def iliac(muscles: Muscles, grid: Grid) -> Iterator[Region]:
+def iliac(muscles: Muscles, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Iliac vessels of both sides: a thin dark wall about the lumen."""
     for side in (0, 1):
         for tissue, points, radii in vessels(muscles, side):
-            for wall in shapes.tube_region(grid, "ligament", points, radii, uneven=(muscles.fine, 0.4)):
+            for wall in shapes.tube_region(grid, "ligament", points, radii, uneven=(uneven.fine, 0.4)):
                 yield wall
                 yield Region(tissue, wall.distance + 0.9, wall.box, None, 0.4)
 
 
-def _on_wing(muscles: Muscles, bones: Bones, side: int, grid: Grid) -> Iterator[Region]:
+def _on_wing(muscles: Muscles, bones: Bones, uneven: Relief, side: int, grid: Grid) -> Iterator[Region]:
     """Iliacus on the inside of the wing of the ilium, gluteus medius and minimus on its outside."""
     sign, k = (1.0 if side else -1.0), muscles.bulk
     limits = ((34.0, 176.0) if side else (-176.0, -34.0), (-84.0, 96.0 + bones.back), (10.0, 140.0))
-    box = grid.box(*limits)
+    box = shapes.box_of(grid, limits)
     if box is None:
         return
     part = grid.crop(box)
     sheet, outward = wing(bones, sign, part)
-    uneven = muscles.coarse.on(part)
+    rough = uneven.coarse[box]
     ends = (sheet.square() - outward.square()).clamp_min(0).sqrt()  # beyond the ends of the sheet
-    outside = torch.maximum((outward - 17 * k).abs() - 14 * k, ends - 8) + uneven
+    outside = torch.maximum((outward - 17 * k).abs() - 14 * k, ends - 8) + rough
     near = torch.maximum(part.z - 118, 64 - part.x.abs())  # the back ends lie on the sacrum
     yield Region("gluteal_muscle", torch.maximum(outside, near), box, None, 0.7)
-    inside = torch.maximum((outward + 10 * k).abs() - 8 * k, ends - 2) + uneven
+    inside = torch.maximum((outward + 10 * k).abs() - 8 * k, ends - 2) + rough
     yield Region("muscle", torch.maximum(inside, near), box, None, 0.7)
 
 
-def _side_wall(muscles: Muscles, side: int, grid: Grid) -> Iterator[Region]:
+def _side_wall(muscles: Muscles, uneven: Relief, side: int, grid: Grid) -> Iterator[Region]:
     """Obturator internus: a plate that lines the side wall and bulges inwards."""
     sign = 1.0 if side else -1.0
     dx, dy, dz = (2.0 * muscles.jitter[side, -1]).tolist()
     centre = (sign * (58.0 + 0.5 * dx), -8.0 + dy, -8.0 + dz)
     axes = (13.0 * muscles.bulk, 44.0, 33.0)
 
-    def distance(part: Grid) -> Tensor:
-        return shapes.ellipsoid(part, centre, axes, 0.45).add_(muscles.coarse.on(part), alpha=1.4)
+    def distance(part: Grid, box: Box) -> Tensor:
+        return shapes.ellipsoid(part, centre, axes, 0.45).add_(uneven.coarse[box], alpha=1.4)
 
     found = shapes.region(grid, shapes.around([centre], 48), "muscle", distance, edge=0.6)
     if found is not None:
         yield found
 
 
-def _piriformis(muscles: Muscles, bones: Bones, side: int, grid: Grid) -> Iterator[Region]:
+def _piriformis(muscles: Muscles, bones: Bones, uneven: Relief, side: int, grid: Grid) -> Iterator[Region]:
     """From the front of the sacrum through the sciatic notch: a flat wedge that lies on the bone."""
     sign, k = (1.0 if side else -1.0), muscles.bulk
     (ay, az), (by, bz) = bones.beside(0.34, -5.0), bones.beside(0.56, -6.0)
     for y, z, r in ((ay, az, 7.0 * k), (by, bz, 6.0 * k)):
         points: list[Point3] = [(sign * 20, y, z), (sign * 46, y - 6, z - 9), (sign * 84, 36, 16), (sign * 116, 16, 0)]
         radii = [0.5 * r, r, r, 0.5 * r]
-        yield from shapes.tube_region(grid, "gluteal_muscle", points, radii, uneven=(muscles.coarse, 1.0), edge=0.7)
+        yield from shapes.tube_region(grid, "gluteal_muscle", points, radii, uneven=(uneven.coarse, 1.0), edge=0.7)
 
 
-def floor(muscles: Muscles, bones: Bones, pelvis: Pelvis, bowel: Curve, grid: Grid) -> Iterator[Region]:
+def floor(muscles: Muscles, bones: Bones, pelvis: Pelvis, bowel: Curve, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Levator ani as a bowl with its hiatus, puborectal sling, anal sphincter and perineal body."""
     (ay, az), _ = bowel.at(38.0)  # about where the rectum becomes the anal canal
-    yield from _levator(muscles, bones, (ay, az), grid)
+    yield from _levator(muscles, bones, (ay, az), uneven, grid)
     for side in (-1.0, 1.0):
         sling = [
             (side * 9, -50.0, -34.0),
@@ -166,13 +177,16 @@ def floor(muscles: Muscles, bones: Bones, pelvis: Pelvis, bowel: Curve, grid: Gr
             (0.0, ay + 15, az - 3),
         ]
         radii = [2.5, 4.0, 4.5, 5.0]
-        yield from shapes.tube_region(grid, "muscle", sling, radii, flat=0.8, uneven=(muscles.fine, 0.8), edge=0.7)
-    yield from _anus(muscles, pelvis, bowel, grid)
+        yield from shapes.tube_region(grid, "muscle", sling, radii, flat=0.8, uneven=(uneven.fine, 0.8), edge=0.7)
+    yield from _anus(pelvis, bowel, uneven, grid)
 
 
-def _levator(muscles: Muscles, bones: Bones, junction: tuple[float, float], grid: Grid) -> Iterator[Region]:
+def _levator(
+    muscles: Muscles, bones: Bones, junction: tuple[float, float], uneven: Relief, grid: Grid
+) -> Iterator[Region]:
     (ay, az), (tip_y, tip_z), sag = junction, bones.tip, muscles.floor
-    box = grid.box((-58, 58), (-50, tip_y + 12), (min(az, tip_z) - 34 - abs(sag), max(az, tip_z) + 42))
+    limits = (-58, 58), (-50, tip_y + 12), (min(az, tip_z) - 34 - abs(sag), max(az, tip_z) + 42)
+    box = shapes.box_of(grid, limits)
     if box is None:
         return
     part = grid.crop(box)
@@ -180,8 +194,8 @@ def _levator(muscles: Muscles, bones: Bones, junction: tuple[float, float], grid
     slope = (tip_z - az + 3) / max(tip_y - ay - 8, 12.0)
     plate = az - 3 + slope * (part.y - ay - 8).clamp(-30, 60) + sag * torch.sin((part.y - ay) / 11.0)
     rise = 0.012 * wide.square() + 0.10 * wide  # to the arch on the obturator internus
-    height = part.z - (plate + rise) - 0.6 * muscles.coarse.on(part)
-    half = 2.0 * muscles.bulk + 0.5 * muscles.fine.on(part) + 0.9 * torch.sigmoid((12 - wide) / 3)
+    height = part.z - (plate + rise) - 0.6 * uneven.coarse[box]
+    half = 2.0 * muscles.bulk + 0.5 * uneven.fine[box] + 0.9 * torch.sigmoid((12 - wide) / 3)
     sheet = height.abs().mul_(0.86).sub_(half)
     sheet = torch.maximum(sheet, torch.maximum(part.y - tip_y - 2, wide - 52))
     sheet = torch.maximum(sheet, -42 - part.y - 0.2 * wide)
@@ -189,13 +203,13 @@ def _levator(muscles: Muscles, bones: Bones, junction: tuple[float, float], grid
     yield Region("muscle", sheet, box, None, 0.7)
 
 
-def _anus(muscles: Muscles, pelvis: Pelvis, bowel: Curve, grid: Grid) -> Iterator[Region]:
+def _anus(pelvis: Pelvis, bowel: Curve, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """The sphincters about the anal canal, and the perineal body between it and the vagina."""
     points = [(0.0, *bowel.at(4.0)[0]), (0.0, *bowel.at(36.0)[0])]
-    uneven = (muscles.coarse, 1.0)
-    yield from shapes.tube_region(grid, "muscle", points, [14.0, 13.0], flat=0.95, uneven=uneven, edge=0.9)
+    rough = (uneven.coarse, 1.0)
+    yield from shapes.tube_region(grid, "muscle", points, [14.0, 13.0], flat=0.95, uneven=rough, edge=0.9)
     (vy, vz), _ = pelvis.vagina.at(8.0)
     (by, bz), _ = bowel.at(16.0)
     y, z = 0.45 * vy + 0.55 * by - 3, 0.5 * (vz + bz) + 2
     body = [(-6.0, y - 2, z + 3), (6.0, y + 2, z - 3)]
-    yield from shapes.tube_region(grid, "ligament", body, [9.5, 9.5], uneven=uneven, edge=1.4, opacity=0.85)
+    yield from shapes.tube_region(grid, "ligament", body, [9.5, 9.5], uneven=rough, edge=1.4, opacity=0.85)

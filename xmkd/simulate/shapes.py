@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xmkd.simulate.grids import Box, Grid
 from xmkd.simulate.scene import Region
-from xmkd.simulate.waves import Waves
 
 Point3 = tuple[float, float, float]
+_THICK_MM = 5.0  # radius from which a tube is computed on coarse points of about 2 mm
 Limits = tuple[tuple[float, float] | None, tuple[float, float] | None, tuple[float, float] | None]
 
 
@@ -45,17 +45,27 @@ def region(
     grid: Grid,
     limits: Limits,
     tissue: str,
-    distance: Callable[[Grid], Tensor],
+    distance: Callable[[Grid, Box], Tensor],
     *,
     organ: str | None = None,
     edge: float = 0.5,
     opacity: float = 1.0,
 ) -> Region | None:
-    """A region whose distance is computed only between limits (x, y, z in mm); None where the grid has none of it."""
+    """A region whose distance is computed only between limits (x, y, z in mm); None where the grid has none of it.
+
+    Args:
+        grid: Where.
+        limits: Of its box.
+        tissue: Of which tissue.
+        distance: Of the points of a box (and which box it is).
+        organ: Of the region.
+        edge: Of the region.
+        opacity: Of the region.
+    """
     box = box_of(grid, limits)
     if box is None:
         return None
-    return Region(tissue, distance(grid.crop(box)), box, organ, edge, opacity)
+    return Region(tissue, distance(grid.crop(box), box), box, organ, edge, opacity)
 
 
 def around(points: Sequence[Point3], reach: float) -> Limits:
@@ -72,7 +82,7 @@ def tube_region(
     radii: Sequence[float],
     *,
     flat: float = 1.0,
-    uneven: tuple[Waves, float] | None = None,
+    uneven: tuple[Tensor, float] | None = None,
     edge: float = 0.5,
     opacity: float = 1.0,
 ) -> Iterator[Region]:
@@ -84,16 +94,16 @@ def tube_region(
         points: Its centre line, x, y, z in mm.
         radii: Radius at each point in mm.
         flat: Width from left to right over front-back diameter.
-        uneven: Waves of its surface, and a factor on them.
+        uneven: Unevenness of its surface in mm, `(X, P, Q)` of the whole grid, and a factor on it.
         edge: Of the region.
         opacity: Of the region.
     """
 
-    def distance(part: Grid) -> Tensor:
-        d = tube(part, points, radii, flat=flat)
-        return d if uneven is None else d.add_(uneven[0].on(part), alpha=uneven[1])
+    def distance(part: Grid, box: Box) -> Tensor:
+        d = (thick_tube if min(radii) > _THICK_MM else tube)(part, points, radii, flat=flat)
+        return d if uneven is None else d.add_(uneven[0][box], alpha=uneven[1])
 
-    spare = 3.0 if uneven is None else 3.0 + 2 * uneven[0].amplitude * uneven[1]
+    spare = 3.0 if uneven is None else 3.0 + 2.5 * uneven[1]
     found = region(
         grid, around(points, max(radii) * max(1.0, flat) + spare), tissue, distance, edge=edge, opacity=opacity
     )
@@ -124,6 +134,13 @@ def tube(grid: Grid, points: Sequence[Point3], radii: Sequence[float], *, flat: 
     if best is None:
         raise ValueError("a tube needs two points")
     return best
+
+
+def thick_tube(grid: Grid, points: Sequence[Point3], radii: Sequence[float], *, flat: float = 1.0) -> Tensor:
+    """As `tube`, from the grid's coarse points: for tubes much wider than these are apart."""
+    if grid.coarse == (1, 1):
+        return tube(grid, points, radii, flat=flat)
+    return grid.refine(tube(Grid(grid.x, *grid.coarse_plane()), points, radii, flat=flat))
 
 
 def ellipsoid(grid: Grid, centre: Point3, axes: Point3, angle: float = 0.0) -> Tensor:

@@ -19,8 +19,8 @@ from xmkd.simulate.bones import Bones
 from xmkd.simulate.bowel_loops import Loop
 from xmkd.simulate.curves import Curve
 from xmkd.simulate.evidence import Adhesion
-from xmkd.simulate.grids import Grid
-from xmkd.simulate.muscles import Muscles
+from xmkd.simulate.grids import Box, Grid
+from xmkd.simulate.muscles import Muscles, Relief
 from xmkd.simulate.organs import Evidence
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.scene import Region
@@ -39,11 +39,11 @@ class Twig:
 
 # Where small vessels run: how many, middle (x, y, z), spread, direction, and spread of it. Both sides, mm; assumptions.
 _BEDS = (
-    (14, (30, 4, 10), (7, 8, 16), (0.3, 0.5, 0.6), 0.9),  # beside uterus and cervix
-    (9, (31, -36, -8), (6, 9, 9), (0.4, 0.6, 0.3), 0.7),  # beside the bladder
-    (12, (9, 46, 38), (10, 7, 20), (0.1, -0.3, 1.0), 0.5),  # behind the rectum
-    (14, (22, -10, 88), (18, 24, 18), (0.5, -0.7, -0.5), 0.8),  # mesentery
-    (8, (36, 34, 44), (7, 10, 16), (0.3, -0.4, -0.8), 0.6),  # branches of the internal iliacs
+    (11, (30, 4, 10), (7, 8, 16), (0.3, 0.5, 0.6), 0.9),  # beside uterus and cervix
+    (7, (31, -36, -8), (6, 9, 9), (0.4, 0.6, 0.3), 0.7),  # beside the bladder
+    (9, (9, 46, 38), (10, 7, 20), (0.1, -0.3, 1.0), 0.5),  # behind the rectum
+    (10, (22, -10, 88), (18, 24, 18), (0.5, -0.7, -0.5), 0.8),  # mesentery
+    (6, (36, 34, 44), (7, 10, 16), (0.3, -0.4, -0.8), 0.6),  # branches of the internal iliacs
 )
 _BLOOD = ("vessel", "slow_vein", "slow_vein", "artery")
 
@@ -109,23 +109,24 @@ def draw(seeds: Seeds) -> Surroundings:
 
 
 def _twigs(rng: np.random.Generator) -> Iterator[Twig]:
-    """Crooked lines of five points; the number of draws is fixed."""
+    """Crooked lines of four points; the number of draws is fixed."""
     for count, middle, spread, direction, scatter in _BEDS:
         for k in range(2 * count):
-            normal, uniform = rng.normal(size=(7, 3)), rng.uniform(size=3)
+            normal, uniform = rng.normal(size=(6, 3)), rng.uniform(size=3)
             sign = np.array([1.0 if k % 2 else -1.0, 1.0, 1.0])
             start = (np.asarray(middle) + normal[0] * spread) * sign
             heading = (np.asarray(direction) + scatter * normal[1]) * sign
-            step = 7.5 * heading / np.linalg.norm(heading)
-            path = start + np.cumsum(step + 2.6 * normal[2:], axis=0)
+            step = 9.5 * heading / np.linalg.norm(heading)
+            path = start + np.cumsum(step + 3.2 * normal[2:], axis=0)
             radius = 0.8 + 1.3 * uniform[0] ** 1.5
             yield Twig(
                 _BLOOD[int(len(_BLOOD) * uniform[1])],
                 tuple((float(a), float(b), float(c)) for a, b, c in path),
-                tuple(float(radius * f) for f in (1.0, 1.05, 0.95, 0.85, 0.6)),
+                tuple(float(radius * f) for f in (1.0, 1.05, 0.9, 0.6)),
             )
 
 
+_RECTI = 62.0  # mm from the middle to where the flat muscles begin
 _SQUEEZE = 14.0  # mm by which a sacrum may flatten the bowel
 _CLEAR = 9.0  # mm between uterus and sacrum: a flattened bowel has room there
 _FARTHEST = 42.0  # mm
@@ -156,36 +157,37 @@ def _under_skin(around: Surroundings, bowel: Curve, grid: Grid) -> Iterator[Regi
     below = grid.z - (az - 4 + (tz - az) * ((grid.y - ay) / max(ty - ay, 10.0)).clamp(-0.5, 1.0)) - 0.3 * grid.x.abs()
     behind = spine.tip[0] + 20 - grid.y + 0.9 * (grid.z - tz).clamp(min=0)
     yield Region("fat", torch.minimum(below, behind), edge=3.0)
-    yield Region("fat", _front_of(around, grid), edge=2.0)
-
-
-def regions(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
-    """All that is painted before the central organs, over fat, back to front."""
-    bowel = organs.bowel(pelvis, Adhesion())
-    yield from _under_skin(around, bowel, grid)
-    yield from _back(around, grid)
-    yield from muscles.regions(around.muscles, around.bones, grid)
-    yield from _ligaments(around, pelvis, grid)
-    yield from muscles.iliac(around.muscles, grid)
-    for vein in around.twigs:
-        yield from shapes.tube_region(grid, vein.tissue, vein.points, vein.radii, edge=0.4, opacity=0.85)
-    yield from bowel_loops.regions(
-        around.loops, around.muscles.fine, lambda part: _front_of(around, part) - around.wall, grid
-    )
-    yield from muscles.floor(around.muscles, around.bones, pelvis, bowel, grid)
-    yield from _vulva(around, pelvis, grid)
+    box = shapes.box_of(grid, (None, (-400.0, _behind_wall(around, grid)), None))
+    if box is not None:
+        yield Region("fat", _front_of(around, grid.crop(box)), box, edge=2.0)
 
 
 def scene(around: Surroundings, pelvis: Pelvis, evidence: Evidence, grid: Grid) -> Iterator[Region]:
     """The whole pelvis: surroundings, the central organs over them, and what these do not push aside."""
-    yield from regions(around, pelvis, grid)
+    uneven = muscles.relief(around.muscles, grid)
+    yield from regions(around, pelvis, uneven, grid)
     yield from organs.scene(pelvis, grid, evidence)
-    yield from front(around, pelvis, grid)
+    yield from front(around, pelvis, uneven, grid)
 
 
-def front(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
-    """What organs give way to: abdominal wall, pubic bones, sacrum; and the skin and air around all."""
-    yield from _wall(around, grid)
+def regions(around: Surroundings, pelvis: Pelvis, uneven: Relief, grid: Grid) -> Iterator[Region]:
+    """All that is painted before the central organs, over fat, back to front."""
+    bowel = organs.bowel(pelvis, Adhesion())
+    yield from _under_skin(around, bowel, grid)
+    yield from _back(around, uneven, grid)
+    yield from muscles.regions(around.muscles, around.bones, uneven, grid)
+    yield from _ligaments(pelvis, uneven, grid)
+    yield from muscles.iliac(around.muscles, uneven, grid)
+    for twig in around.twigs:
+        yield from shapes.tube_region(grid, twig.tissue, twig.points, twig.radii, edge=0.4, opacity=0.85)
+    yield from bowel_loops.regions(around.loops, uneven.fine, _front_of(around, grid) - around.wall, grid)
+    yield from muscles.floor(around.muscles, around.bones, pelvis, bowel, uneven, grid)
+    yield from _vulva(around, uneven, grid)
+
+
+def front(around: Surroundings, pelvis: Pelvis, uneven: Relief, grid: Grid) -> Iterator[Region]:
+    """What organs give way to: abdominal wall, bones; and the skin and air around all."""
+    yield from _wall(around, uneven, grid)
     yield from bones.regions(around.bones, grid)
     yield from _outline(around, organs.bowel(pelvis, Adhesion()), grid)
 
@@ -197,58 +199,71 @@ def _front_of(around: Surroundings, grid: Grid) -> Tensor:
     return grid.y - line - curve
 
 
-def _wall(around: Surroundings, grid: Grid) -> Iterator[Region]:
+def _behind_wall(around: Surroundings, grid: Grid) -> float:
+    """Where (y) the abdominal wall has ended, in all slices of a grid."""
+    widest = float(grid.x.abs().max()) / (around.half_width - 12)
+    return float(around.fascia + 62 * min(widest, 1.2) ** 2.6 + around.wall + 18)
+
+
+def _wall(around: Surroundings, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Recti with the white line between them, and the flat muscles beside."""
     _, sz = around.bones.symphysis
-    box = grid.box(None, None, (sz + 4, 400))
+    box = shapes.box_of(grid, (None, (-400.0, _behind_wall(around, grid)), (sz + 4, 400.0)))
     if box is None:
         return
     part = grid.crop(box)
     depth = _front_of(around, part) + 0.5 * around.contour.on(part)
     yield Region("peritoneal_fat", depth - around.wall - 3, box, "background", 0.6)
     yield Region("fat", depth, box, None, 0.6)
-    taper = (around.wall + 0.9 * around.muscles.coarse.on(part)) * torch.sigmoid((part.z - sz - 18) / 5)
+    taper = (around.wall + 0.9 * uneven.coarse[box]) * torch.sigmoid((part.z - sz - 18) / 5)
     wide = part.x.abs()
     end = 1.2 * torch.sigmoid((sz + 16 - part.z) / 3) - 0.3
     sheet = (depth - 0.5 * taper).abs() - 0.5 * taper + end
     yield Region("ligament", torch.maximum(sheet - 0.6, wide - 68), box, None, 0.5)
     recti = torch.maximum(sheet + 0.3, (wide - 34).abs() - 31.5)
     yield Region("muscle", recti, box, None, 0.5)
-    groin = torch.maximum(0.95 * (wide - 25) - part.z, 62 - wide)  # the flat muscles end at the inguinal ligament
-    flat = torch.maximum((depth - 8).abs() - 7, groin)
-    yield Region("muscle", flat, box, None, 0.6)
+    yield from _flat_muscles(depth, part, box)
+
+
+def _flat_muscles(depth: Tensor, part: Grid, box: Box) -> Iterator[Region]:
+    """The muscles beside the recti, with fat between them; they end at the inguinal ligament."""
+    wide = part.x.abs()
+    if float(wide.max()) < _RECTI:
+        return
+    groin = torch.maximum(0.95 * (wide - 25) - part.z, _RECTI - wide)
+    yield Region("muscle", torch.maximum((depth - 8).abs() - 7, groin), box, None, 0.6)
     for level in (4.5, 11.0):
         yield Region("fat", torch.maximum((depth - level).abs() - 0.5, groin + 2), box, None, 0.5, 0.6)
 
 
-def _back(around: Surroundings, grid: Grid) -> Iterator[Region]:
+def _back(around: Surroundings, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """The fascia in front of the sacrum, and the erector muscles behind it."""
     spine = around.bones.spine
     low = min(y for y, _ in spine.points.tolist())
-    box = grid.box((-58, 58), (low - 16, 400.0), None)
+    box = shapes.box_of(grid, ((-58, 58), (low - 16, 400.0), None))
     if box is None:
         return
     part = grid.crop(box)
     s, n = curves.project_on(spine, part)
     n = -n
     wide = part.x.abs()
-    uneven = around.muscles.coarse.on(part)
-    sheet = (n + 7 + 0.8 * uneven).abs() - 0.25
+    rough = uneven.coarse[box]
+    sheet = (n + 7 + 0.8 * rough).abs() - 0.25
     sheet = torch.maximum(torch.maximum(sheet, (wide - 34)), torch.maximum(84 - s, s - spine.length + 16))
     yield Region("ligament", sheet, box, None, 0.5, 0.45)
     thick = 15 * torch.sigmoid((128 - s) / 12)
     erector = torch.hypot((n - 45 - 0.5 * thick) / thick.clamp_min(1.0), (wide - 19) / 18.5).clamp_max(4) - 1
-    yield Region("gluteal_muscle", 10 * erector + uneven + 18 * torch.sigmoid((s - 128) / 5), box, None, 0.7)
+    yield Region("gluteal_muscle", 10 * erector + rough + 18 * torch.sigmoid((s - 128) / 5), box, None, 0.7)
     fascia = (n - 46 - 1.5 * thick + 0.004 * wide.square()).abs() - 0.5
     yield Region("ligament", torch.maximum(fascia, torch.maximum(wide - 40, 35 - part.z)), box, None, 0.5, 0.7)
 
 
-def _ligaments(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+def _ligaments(pelvis: Pelvis, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Broad and round ligaments: veins and fibrous fat beside the uterus, a cord to the groin; the parametria."""
     (y, z), _ = pelvis.uterus.axis.at(0.86 * pelvis.uterus.length)
     (my, mz), _ = pelvis.uterus.axis.at(0.35 * pelvis.uterus.length)
     wide = pelvis.uterus.body * pelvis.uterus.flatness
-    coarse, fine = (around.muscles.coarse, 2.2), (around.muscles.fine, 0.5)
+    coarse, fine = (uneven.coarse, 2.2), (uneven.fine, 0.5)
     for side in (-1.0, 1.0):
         broad = [(side * (wide - 4), 0.6 * y + 0.4 * my, 0.6 * z + 0.4 * mz), (side * 34, my + 4, mz + 8),
                  (side * 48, my + 8, mz + 4)]  # fmt: skip
@@ -269,14 +284,14 @@ def _interpolate(stations: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
     return torch.from_numpy(values).float()
 
 
-def _vulva(around: Surroundings, pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
+def _vulva(around: Surroundings, uneven: Relief, grid: Grid) -> Iterator[Region]:
     """Labia and what lies beneath them, down to the skin."""
     front, _ = around.bones.symphysis
-    box = grid.box((-30, 30), (front - 20, -10), (-200, -40))
+    box = shapes.box_of(grid, ((-30, 30), (front - 20, -10), (-200, -40)))
     if box is not None:
         part = grid.crop(box)
         flesh = torch.maximum(torch.maximum(part.y + 22, front - 6 - part.y), part.z + 52)
-        flesh = torch.maximum(flesh, part.x.abs() - 15) + around.muscles.coarse.on(part)
+        flesh = torch.maximum(flesh, part.x.abs() - 15) + uneven.coarse[box]
         yield Region("labia", flesh, box, None, 2.5, 0.8)
 
 

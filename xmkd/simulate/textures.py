@@ -47,9 +47,9 @@ def white(shape: tuple[int, ...], generator: torch.Generator, correlation: float
 
 @lru_cache(maxsize=2)
 def _banks(shape: tuple[int, ...], spacing: tuple[float, ...]) -> dict[Texture, Tensor]:
-    def smooth(*mm: float) -> Tensor:
+    def smooth(*mm: float) -> Tensor:  # not kept: only what is made of them is
         sigma = mm if len(mm) == 3 else (mm[0],) * 3
-        return noise.bank(shape, tuple(round(m / s, 3) for m, s in zip(sigma, spacing, strict=True)))
+        return noise.bank.__wrapped__(shape, tuple(round(m / s, 3) for m, s in zip(sigma, spacing, strict=True)))
 
     low, mid, fine, grain = smooth(14.0), smooth(5.0), smooth(1.7), smooth(0.55)
     other, second = mid.flip(1, 2), fine.flip(0, 1)
