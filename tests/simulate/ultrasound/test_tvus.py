@@ -89,7 +89,7 @@ def test_tracked_slip_tells_free_from_stuck(clips: list[Clip]) -> None:
             for site in SITES.values():
                 strips = measure.read_strips(torch.from_numpy(clip.frames).float(), pelvis, exam, site)
                 slips[name] += measure.track(strips.bowel)[0]
-        least = [measure.measure(c, pelvis, FREE, seeds, PLAIN)["slip_least"] for c in (free, stuck)]
+        least = [measure.measure_clip(c, pelvis, seeds, PLAIN)["slip_least"] for c in (free, stuck)]
         assert least[1] < least[0]
     assert slips["free"] > 2 * slips["stuck"]
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from xmkd.simulate import uterus as womb
 from xmkd.simulate.anatomy import Pelvis
-from xmkd.simulate.evidence import SITES, Adhesion, Invasion
+from xmkd.simulate.evidence import SITES, Invasion
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Clip
 from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.ultrasound.motion import true_slide
 from xmkd.simulate.ultrasound.probe import Pose
-from xmkd.simulate.ultrasound.tvus import DEFAULTS, Evidence, Examination, Settings, examine
+from xmkd.simulate.ultrasound.tvus import DEFAULTS, Examination, Settings, examine
 
 _STEP_MM = 0.75  # between the points of a strip, in both directions
 _LARGEST_MM = 12.0  # slip that is looked for
@@ -43,23 +43,6 @@ class Strips:
     bowel: Tensor
     line: Tensor
     wall: float
-
-
-def measure(
-    clip: Clip, pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings = DEFAULTS
-) -> dict[str, float]:
-    """At most ten numbers: of the sliding sign on a clip (`measure_clip`), of a tumour on a still (`measure_still`).
-
-    Args:
-        clip: As rendered.
-        pelvis: The patient.
-        evidence: With which it was rendered; only where to look is taken from it, never how far the disease goes.
-        seeds: With which it was rendered.
-        settings: With which it was rendered.
-    """
-    if isinstance(evidence, Adhesion):
-        return measure_clip(clip, pelvis, seeds, settings)
-    return measure_still(clip, pelvis, evidence, seeds, settings)
 
 
 def measure_clip(clip: Clip, pelvis: Pelvis, seeds: Seeds, settings: Settings = DEFAULTS) -> dict[str, float]:

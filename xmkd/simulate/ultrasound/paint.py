@@ -161,28 +161,26 @@ class _Canvas:
 
 def _small_bowel(pelvis: Pelvis, grid: Grid, at: UterineCoordinates, generator: torch.Generator) -> list[Region]:
     """Loops that fill the space above the bladder and behind the uterus, before anything else is painted."""
-    draws = torch.rand(_LOOPS, 6, generator=generator).tolist()
+    draws = torch.rand(_LOOPS, 6, generator=generator)
+    fy, fz = pelvis.uterus.axis.at(pelvis.uterus.length)[0]
+    across, up, turn, long, thin, gas = draws.T[..., None, None]
+    y, z = grid.coarse_plane()
+    dy, dz = y - 0.7 * fy - 110 * (across - 0.45), z - 0.6 * fz - 18 - 62 * up  # (loops, P', Q')
+    turn, long, thin = math.pi * turn, 11 + 9 * long, 6.5 + 3.5 * thin
+    along, beside = dy * turn.cos() + dz * turn.sin(), dz * turn.cos() - dy * turn.sin()
+    distance = (torch.hypot(along / long, beside / thin) - 1) * thin
+    nearest, second = distance.topk(2, dim=0, largest=False).values
+    tube = torch.maximum(nearest, (nearest - second) / 2)  # where two loops touch there is a wall between them
+    pocket = torch.maximum(distance + 3.0, beside.abs() - 1.2) + 50 * (gas < 0.6)
+    tube, pocket = grid.refine(torch.stack((tube, pocket.amin(0))))
     uneven = pelvis.waves["haustra"].on(grid)[0]
-    (fy, fz), _ = pelvis.uterus.axis.at(pelvis.uterus.length)
-    found = []
-    for a, b, c, d, e, f in draws:
-        y, z = 0.7 * fy + 110 * (a - 0.45), 0.6 * fz + 18 + 62 * b
-        turn, long, thin = math.pi * c, 11 + 9 * d, 6.5 + 3.5 * e
-        box = grid.box(None, (y - long - 3, y + long + 3), (z - long - 3, z + long + 3))
-        if box is None:
-            continue
-        dy, dz = grid.y[box[1:]] - y, grid.z[box[1:]] - z
-        along, across = dy * math.cos(turn) + dz * math.sin(turn), dz * math.cos(turn) - dy * math.sin(turn)
-        q = ((along / long).square() + (across / thin).square()).sqrt_()
-        bumps = uneven[box[1:]]
-        loop = torch.maximum((q - 1) * thin + 0.8 * bumps, 1.5 - at.distance[0][box[1:]])
-        found.append(Region("bowel_muscularis", loop, box, edge=0.5))
-        found.append(Region("bowel_submucosa", loop + 1.4, box, edge=0.4))
-        found.append(Region("bowel_content", loop + 2.4, box, edge=0.5))
-        if f > 0.6:
-            pocket = torch.maximum(loop + 3.0, across.abs() - 1.2 - bumps)
-            found.append(Region("gas", pocket, box, edge=0.6, opacity=0.8))
-    return found
+    loops = torch.maximum(tube + 0.8 * uneven, 1.5 - at.distance[0])
+    return [
+        Region("bowel_muscularis", loops, edge=0.5),
+        Region("bowel_submucosa", loops + 1.4, edge=0.4),
+        Region("bowel_content", loops + 2.4, edge=0.5),
+        Region("gas", torch.maximum(pocket - uneven, loops + 2.4), edge=0.6, opacity=0.8),
+    ]
 
 
 def _vessels(canvas: _Canvas, pelvis: Pelvis, at: UterineCoordinates, texture: Textures) -> None:
