@@ -25,7 +25,7 @@ _GLYPHS = {
     "W": "55775", "X": "55255", "Y": "55222", "Z": "71247", ".": "00002", ":": "02020", "/": "11244", "%": "51245",
     "-": "00700", "+": "02720", " ": "00000",
 }  # fmt: skip
-_LABELS = ("UT SAG", "UT", "ENDO", "RV", "SAG", "CX", "POD", "AV")
+_LABELS = ("UT SAG", "UT", "SAG", "ML", "TV", "LONG", "UTERUS", "SAG ML")
 
 
 @dataclass(frozen=True, eq=False)
