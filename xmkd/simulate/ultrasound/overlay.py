@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.ultrasound.fan import Picture
 from xmkd.simulate.ultrasound.machine import Machine
+from xmkd.simulate.ultrasound.motion import Motion
 from xmkd.simulate.ultrasound.probe import POSE_DRAWS, Pose
 
 # Five rows per glyph, each an octal digit whose bits are the three columns.
@@ -62,7 +65,9 @@ class _Screen:
             self.box(start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]), 1, 1, value)
 
 
-def burn(frames: np.ndarray, pelvis: Pelvis, pose: Pose, machine: Machine, seeds: Seeds, *, still: bool) -> bool:
+def burn(
+    frames: np.ndarray, pelvis: Pelvis, pose: Pose, machine: Machine, motion: Motion, seeds: Seeds, *, still: bool
+) -> bool:
     """Draw on frames, uint8 `(T, H, W)`, in place.
 
     Args:
@@ -70,6 +75,7 @@ def burn(frames: np.ndarray, pelvis: Pelvis, pose: Pose, machine: Machine, seeds
         pelvis: Whose uterus the calipers measure.
         pose: How the probe is held.
         machine: Its maker decides where things stand.
+        motion: Where the uterus is in the first frame, to which calipers are set.
         seeds: Component "protocol" of the examination; the first draws of it are the probe's.
         still: Stills carry calipers more often than clips.
 
@@ -94,7 +100,8 @@ def burn(frames: np.ndarray, pelvis: Pelvis, pose: Pose, machine: Machine, seeds
         screen.text(label, *place, value)
         drawn = True
     if uniform[8] < (0.35 if still else 0.08):
-        _calipers(screen, pelvis, pose, machine.picture, uniform[9:12], value)
+        ends = motion.frames(0, 1).in_frames(_diameters(pelvis, pose), machine.fan)[0]
+        _calipers(screen, ends.numpy(), machine.picture, uniform[9:12], value)
         drawn = True
     return drawn
 
@@ -136,20 +143,24 @@ def _settings(screen: _Screen, machine: Machine, lines: int, value: int) -> None
         screen.text(line, (2 + 7 * index) * screen.dot, left, value)
 
 
-def _calipers(screen: _Screen, pelvis: Pelvis, pose: Pose, picture: Picture, uniform: np.ndarray, value: int) -> None:
-    """One or two distances across the uterus, by a hand that is not quite steady, and the box with their lengths."""
+def _diameters(pelvis: Pelvis, pose: Pose) -> Tensor:
+    """Ends of the uterus' length and front-back diameter at rest, lateral and axial mm, `(2, 2, 2)`."""
     axis, length, body = pelvis.uterus.axis, pelvis.uterus.length, pelvis.uterus.body
-    ends = ((axis.beside(2.0, 0.0), axis.beside(length - 1.0, 0.0)),
-            (axis.beside(0.72 * length, -body), axis.beside(0.72 * length, body)))  # fmt: skip
+    pairs = ((2.0, 0.0), (length - 1.0, 0.0)), ((0.72 * length, -body), (0.72 * length, body))
+    return torch.tensor([[pose.plane(*axis.beside(s, n)) for s, n in pair] for pair in pairs])
+
+
+def _calipers(screen: _Screen, ends: np.ndarray, picture: Picture, uniform: np.ndarray, value: int) -> None:
+    """One or two distances, set by a hand that is not quite steady, and the box with their lengths."""
     _, height, width = screen.frames.shape
     readings = []
-    for number, pair in enumerate(ends[: 1 + int(uniform[0] < 0.6)]):
-        planar = [np.array(pose.plane(*point)) + 3.0 * (uniform[1:3] - 0.5) for point in pair]
-        pixels = [picture.pixel_of(*point) for point in planar]
+    for number, pair in enumerate(ends[: 1 + int(uniform[0] < 0.6)], start=1):
+        planar = pair + 3.0 * (uniform[1:3] - 0.5)
+        pixels = [picture.pixel_of(*point) for point in planar.tolist()]
         for pixel in pixels:
             screen.cross(*pixel, value)
         screen.dots(pixels[0], pixels[1], value)
-        readings.append(f"{number + 1} D {np.hypot(*(planar[1] - planar[0])) / 10:.2f}CM")
+        readings.append(f"{number} D {np.hypot(*(planar[1] - planar[0])) / 10:.2f}CM")
     tall, wide = 7 * screen.dot, 4 * screen.dot * max(len(r) for r in readings) + 2 * screen.dot
     top, left = height - tall * len(readings) - 2 * screen.dot, width - wide - screen.dot
     screen.box(top, left, tall * len(readings), wide, 20)

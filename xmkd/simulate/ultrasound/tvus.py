@@ -129,7 +129,7 @@ def _render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: Settings
         before = _persist(shown, before, machine.persistence)
         blocks.append(physics.scan_convert(shown, fine, inside, over=over).mul_(255).round_().to(torch.uint8))
     frames = torch.cat(blocks).numpy()
-    burnt_in = settings.marks and overlay.burn(frames, pelvis, exam.pose, machine, seeds, still=still)
+    burnt_in = settings.marks and overlay.burn(frames, pelvis, exam.pose, machine, motion, seeds, still=still)
     slides = moving.true_slide(motion, pelvis, exam.pose, coupling, machine.fan)
     truth = {f"{what}_mm_{name}": getattr(slide, what) for name, slide in zip(SITES, slides, strict=True)
              for what in ("push", "slip")}  # fmt: skip
