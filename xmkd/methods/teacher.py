@@ -33,7 +33,7 @@ class TeacherSettings:
     """Settings of the teacher.
 
     Attributes:
-        backbone: For stills any timm model; for clips "r2plus1d_18" or "small".
+        backbone: For stills any timm model; for clips "r2plus1d_18", "small" or "motion".
         weights: "none", "imagenet" (stills), "kinetics" (r2plus1d_18), or the path of a checkpoint.
         loss: Cross-entropy as it is, weighted by inverse class frequency, or weighted and focal.
         focal_gamma: Exponent of the focal loss.

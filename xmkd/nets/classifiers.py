@@ -7,10 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from xmkd.nets.motion import MotionMaps
+
 GREY_MEAN, GREY_STD = 0.449, 0.226  # ImageNet's RGB statistics averaged to grey
 KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # torchvision's video weights
 
-CLIP_BACKBONES = ("r2plus1d_18", "small")
+CLIP_BACKBONES = ("r2plus1d_18", "small", "motion")
 
 
 class ImageClassifier(nn.Module):
@@ -44,11 +46,11 @@ class ImageClassifier(nn.Module):
 
 
 class ClipClassifier(nn.Module):
-    """A 3D network on single-channel clips.
+    """A network on single-channel clips.
 
     Args:
-        backbone: "r2plus1d_18" (torchvision, 31.5 M parameters; Tran et al. 2018, arXiv 1711.11248) or "small",
-            a narrow 3D ResNet-10 from MONAI with 0.9 M parameters.
+        backbone: "r2plus1d_18" (torchvision, 31.5 M parameters; Tran et al. 2018, arXiv 1711.11248); "small", a narrow
+            3D ResNet-10 from MONAI with 0.9 M parameters; or "motion", timm's ResNet-10-T (5 M) on `MotionMaps`.
         outputs: Number of logits.
         pretrained: Load torchvision's Kinetics-400 weights ("r2plus1d_18" only).
         drop_rate: Dropout before the last layer.
@@ -57,13 +59,14 @@ class ClipClassifier(nn.Module):
     def __init__(self, backbone: str, outputs: int, *, pretrained: bool = False, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
-        net, layers, width = _r2plus1d(pretrained) if backbone == "r2plus1d_18" else _small()
-        self.body = nn.Sequential(*(getattr(net, name) for name in layers))
+        self.body, width = _motion() if backbone == "motion" else _network_3d(backbone, pretrained)
         self.dropout = nn.Dropout(drop_rate)
         self.classifier = nn.Linear(width, outputs)
 
     def features(self, x: Tensor) -> Tensor:
-        """`(B, 1, T, H, W)` in [0, 1] to the last feature map, `(B, C, t, h, w)`."""
+        """`(B, 1, T, H, W)` in [0, 1] to the last feature map, `(B, C, t, h, w)`; t = 1 for "motion"."""
+        if self.backbone == "motion":
+            return cast(Tensor, self.body(x))[:, :, None]
         if self.backbone == "r2plus1d_18":
             mean, std = (x.new_tensor(v).view(1, 3, 1, 1, 1) for v in (KINETICS_MEAN, KINETICS_STD))
             return cast(Tensor, self.body((x - mean) / std))  # broadcasts the grey channel to three
@@ -75,6 +78,19 @@ class ClipClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def _motion() -> tuple[nn.Sequential, int]:
+    import timm
+
+    net = timm.create_model("resnet10t", in_chans=MotionMaps.channels, num_classes=0, global_pool="")
+    normalise = nn.BatchNorm2d(MotionMaps.channels, affine=False)
+    return nn.Sequential(MotionMaps(), normalise, net.to(memory_format=torch.channels_last)), net.num_features
+
+
+def _network_3d(backbone: str, pretrained: bool) -> tuple[nn.Sequential, int]:
+    net, layers, width = _r2plus1d(pretrained) if backbone == "r2plus1d_18" else _small()
+    return nn.Sequential(*(getattr(net, name) for name in layers)), width
 
 
 def _r2plus1d(pretrained: bool) -> tuple[nn.Module, list[str], int]:
