@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import REPOSITORY
 from xmkd.data.image import Image
+from xmkd.simulate import examination as rendered
 from xmkd.simulate import probes
+from xmkd.simulate import spec as specs
 from xmkd.simulate.cards import Examined, File
 from xmkd.simulate.dicom_write import write_clip
 from xmkd.simulate.identity import Identity
@@ -161,6 +164,18 @@ def test_the_plan_says_nothing_of_the_label_unless_it_is_confounded() -> None:
     for spec, verdicts in ((many, {"ok"}), (apart, {"ok", "SHORTCUT"})):
         people = [p for p in patients(spec, "tvus") if p.split == "test"]
         assert {p.verdict for p in probes.planned(spec, "tvus", people)} == verdicts
+
+
+@pytest.mark.parametrize("kind, part", [("pod", "tvus"), ("pod", "mri"), ("carcinoma", "tvus")])
+def test_the_files_of_a_real_examination(kind: str, part: str) -> None:
+    spec = specs.load(REPOSITORY / "experiments" / "cohorts" / f"{kind}_tiny.yaml")
+    with Pool(1) as pool:
+        named = {p.name: p for p in audit(spec, part, 2, pool, rendered.examine)}
+    assert any("mean intensity" in name for name in named)
+    assert len([name for name in named if "header" in name]) > 50
+    assert {p.same for name, p in named.items() if "header" in name or "file size" in name} == {1.0}
+    assert ("volume t2_sag: baseline: lesion size" in named) == (part == "mri")
+    assert ("still: baseline: lesion size" in named) == (part == "tvus")
 
 
 def test_the_words_of_an_audit() -> None:
