@@ -6,14 +6,17 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 
-from xmkd.simulate import anatomy, mr_protocol, mr_signal, mri, mri_validate
+from xmkd.simulate import anatomy, mr_protocol, mr_signal, mri, mri_validate, surroundings, tissues
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.mr_protocol import SEQUENCES
 from xmkd.simulate.mri import MriSettings
+from xmkd.simulate.paint import Look, paint
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
 from xmkd.simulate.scene import ORGANS
+from xmkd.simulate.textures import Textures
 
 SMALL = MriSettings(SEQUENCES, (14, 72, 72), (6.0, 3.0, 3.0))
 USUAL = MriSettings(("t2_sag",), (20, 128, 128), (4.8, 1.7, 1.7))
@@ -90,10 +93,28 @@ def test_rows_run_to_the_feet_and_columns_to_the_back() -> None:
 
 
 @pytest.mark.parametrize("k", range(4))
-def test_masks_lie_on_their_organs(k: int) -> None:
+def test_masks_lie_on_their_pictures(k: int) -> None:
     found = mri_validate.alignment(usual(k))
-    assert max(np.abs(found.shift)) <= 1
-    assert found.share > 0.98
+    assert max(np.abs(found.shift)) <= 1  # uneven fat beside an organ can favour a voxel's shift by a little
+    assert found.share > 0.95
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_what_is_painted_lies_on_its_mask_to_a_fraction_of_a_voxel(k: int) -> None:
+    seeds = Seeds(11, f"P{k}", "mri")
+    pelvis, around = anatomy.draw(seeds, "pod", "mri"), surroundings.draw(seeds)
+    grid = mri.grid_of(mr_protocol.draw(seeds, USUAL.spacing), USUAL.shape)
+    shown = {"urine": 1.0, "bladder_wall": 1.0}
+    looks = {name: Look((shown.get(name, 0.0),), (0.0,), "grain") for name in tissues.TABLE}
+    textures = Textures(grid.shape, USUAL.spacing, seeds.torch("texture"))
+    with torch.inference_mode():
+        everything = surroundings.scene(around, pelvis, FREE, grid)
+        picture, labels = paint(everything, grid, looks, textures, background="air")
+    painted, marked = picture[0].numpy(), labels.numpy() == ORGANS.index("bladder")
+    places = np.indices(painted.shape).reshape(3, -1)
+    shift = (places * painted.ravel()).sum(1) / painted.sum() - (places * marked.ravel()).sum(1) / marked.sum()
+    assert np.abs(shift).max() < 0.3
+    assert painted.sum() == pytest.approx(marked.sum(), rel=0.05)
 
 
 def test_organs_are_in_the_order_of_the_tables() -> None:

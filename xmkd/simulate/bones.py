@@ -112,7 +112,8 @@ def regions(bones: Bones, grid: Grid) -> Iterator[Region]:
     for side in (-1.0, 1.0):
         yield from _ilium(bones, side, grid)
         for name, points, radii in _limbs(bones, side):
-            yield from _bone(grid, shapes.around(points, max(radii) + 3), _tube(points, radii, name))
+            margin = 3.0 if name == "superior" else 0.0
+            yield from _bone(grid, shapes.around(points, max(radii) + 6), _tube(points, radii, name), margin)
     yield from _pubis(bones, grid)
     yield from _spine(bones, grid)
 
@@ -128,7 +129,7 @@ def _profile(table: Sequence[tuple[float, float]], at: Tensor) -> Tensor:
 def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
     """Sacrum, coccyx and the last lumbar bodies, in a little fat."""
     ys, zs = bones.spine.points.T.tolist()
-    box = grid.box((-62, 62), (min(ys) - 8, max(ys) + 50), (min(zs), max(zs)))
+    box = grid.box((-62, 62), (min(ys) - 8, max(ys) + 50), (min(zs) - 8, max(zs)))
     if box is None:
         return
     part = grid.crop(box)
@@ -252,10 +253,14 @@ def _tube(points: list[Point3], radii: list[float], name: str) -> Callable[[Grid
     return lambda part, _: tube(part, points, radii, flat=0.75 if name in ("superior", "ischium") else 1.0)
 
 
-def _bone(grid: Grid, limits: shapes.Limits, distance: Callable[[Grid, Box], Tensor]) -> Iterator[Region]:
-    """Cortex and marrow of a solid."""
+def _bone(
+    grid: Grid, limits: shapes.Limits, distance: Callable[[Grid, Box], Tensor], margin: float = 0.0
+) -> Iterator[Region]:
+    """Cortex and marrow of a solid, in `margin` mm of fat."""
     cortex = shapes.region(grid, limits, "cortical_bone", distance, organ="bone", edge=0.4)
     if cortex is not None:
+        if margin:
+            yield Region("peritoneal_fat", cortex.distance - margin, cortex.box, "background", 0.6)
         yield cortex
         yield Region("marrow", cortex.distance + 2.2, cortex.box, "bone", 0.5)
 
@@ -270,10 +275,7 @@ def _pubis(bones: Bones, grid: Grid) -> Iterator[Region]:
             tilted = shapes.ellipsoid(part, centre, (15.5, 1.12 * length, 1.18 * thickness), -bones.inclination)
             return torch.maximum(tilted, 2.2 - part.x.abs())
 
-        for number, region in enumerate(_bone(grid, shapes.around([centre], length + 8), distance)):
-            if number == 0:
-                yield Region("peritoneal_fat", region.distance - 3.0, region.box, "background", 0.6)
-            yield region
+        yield from _bone(grid, shapes.around([centre], length + 8), distance, 3.0)
     disc = shapes.region(
         grid, shapes.around([(0.0, sy, sz)], length + 4), "ligament",
         lambda part, _: torch.maximum(

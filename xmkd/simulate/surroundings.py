@@ -213,8 +213,9 @@ def _wall(around: Surroundings, uneven: Relief, grid: Grid) -> Iterator[Region]:
         return
     part = grid.crop(box)
     depth = _front_of(around, part) + 0.5 * around.contour.on(part)
-    yield Region("peritoneal_fat", depth - around.wall - 3, box, "background", 0.6)
-    yield Region("fat", depth, box, None, 0.6)
+    low = torch.maximum(part.x.abs() * 0.95 - 24, torch.zeros(())) + sz + 14 - part.z  # it ends at the groin
+    yield Region("peritoneal_fat", torch.maximum(depth - around.wall - 3, low), box, "background", 0.8)
+    yield Region("fat", torch.maximum(depth, low), box, None, 0.8)
     taper = (around.wall + 0.9 * uneven.coarse[box]) * torch.sigmoid((part.z - sz - 18) / 5)
     wide = part.x.abs()
     end = 1.2 * torch.sigmoid((sz + 16 - part.z) / 3) - 0.3
@@ -230,7 +231,7 @@ def _flat_muscles(depth: Tensor, part: Grid, box: Box) -> Iterator[Region]:
     wide = part.x.abs()
     if float(wide.max()) < _RECTI:
         return
-    groin = torch.maximum(0.95 * (wide - 25) - part.z, _RECTI - wide)
+    groin = torch.maximum(0.95 * wide - 24 - part.z, _RECTI - wide)
     yield Region("muscle", torch.maximum((depth - 8).abs() - 7, groin), box, None, 0.6)
     for level in (4.5, 11.0):
         yield Region("fat", torch.maximum((depth - level).abs() - 0.5, groin + 2), box, None, 0.5, 0.6)

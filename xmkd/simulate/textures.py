@@ -56,12 +56,13 @@ def _banks(shape: tuple[int, ...], spacing: tuple[float, ...]) -> dict[Texture, 
     vessels = _tubes(mid.roll(7, 1), other.roll(31, 2), 0.16)
     twigs = _tubes(smooth(3.0), smooth(3.0).flip(2, 1), 0.22)
     oblique, steep = _shear(smooth(4.0, 14.0, 2.6), 1.2), _shear(smooth(3.5, 8.0, 1.3), 1.1)
+    sheets = torch.exp(-((mid / 0.06) ** 2))
     septa = torch.exp(-((oblique / 0.08) ** 2)) * torch.sigmoid(3 * low.roll(19, 2))
     return {
         "soft": 0.6 * mid + 0.6 * fine + 0.4 * grain,
         "grain": grain,
         "fat": 0.07 * low + 0.03 * fine + 0.02 * grain - 0.38 * vessels * (low > -0.8) - 0.30 * twigs * (low > 0.2)
-        + 0.16 * twigs.roll(17, 2) * (other > 0.3) - 0.16 * torch.exp(-((mid / 0.06) ** 2)) * (other > 0.2),
+        + 0.16 * twigs.roll(17, 2) * (other > 0.3) - 0.10 * sheets * torch.sigmoid(4 * (other - 0.5)),
         "subcutis": 0.05 * low + 0.02 * fine + 0.02 * grain - 0.24 * septa - 0.3 * vessels * (other > 0.6),
         "muscle": (1.1 * (_shear(smooth(2.5, 9.0, 1.1), 0.35) - 1.0).clamp_(min=0) + 0.10 * fine),
         "gluteal": (1.3 * (steep - 0.35).clamp_(min=0) + 0.10 * fine),
