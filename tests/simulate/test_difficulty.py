@@ -138,7 +138,7 @@ def test_all_evidence_stays_in_its_range() -> None:
 def test_tumours_are_as_wide_and_as_deep_as_they_should_look() -> None:
     confined = [t for t in tumours(False) if t.present]
     assert len(confined) / 600 == pytest.approx(0.45, abs=0.05)
-    assert 13 < np.median([t.width_mm for t in confined]) < 19
+    assert 15 < np.median([t.width_mm for t in confined]) < 21
     stages = np.array([stage_of("carcinoma", True, patient(k)) for k in range(600)])
     assert np.mean(stages == 2) == pytest.approx(1 - latent.HALF_WALL, abs=0.06)
     everybody = np.array([t.reach for t in tumours(True, visibility=3.0)])  # sharp: all are seen

@@ -154,7 +154,7 @@ def invasion(signs: Mapping[str, float], nuisances: FloatArray, modality: Modali
     return Invasion(
         present=True,
         **where,
-        width_mm=float(_at_most(80, 12.0 * np.exp(0.5 * (t[0] - SEEN)))),
+        width_mm=float(_at_most(80, 12.5 * np.exp(0.6 * (t[0] - SEEN)))),
         thickness_mm=float(6.0 + 8.0 * thick),
         reach=float(0.98 * raw / (1 + raw**8) ** (1 / 8)),
         interruption=float(special.expit(1.5 * (t[2] - 1.5))),

@@ -96,9 +96,9 @@ POD_SIGNS = (
     Sign("kink", 0, _means(0.3, 1.7, 1.0)),
 )
 # The blur of the apparent depth is 1 / per_depth: 0.12 (MRI) and 0.15 (ultrasound) of the wall, the spread of readers;
-# CT an assumption. Width makes tumours about 16 mm wide when confined, 29 when superficial and 34 when deep.
+# CT an assumption. Width makes tumours about 18 mm wide when confined, 28 when superficial and 34 when deep.
 CARCINOMA_SIGNS = (
-    Sign("width", None, _means(1.6, 1.6, 1.2), _means(1.1, 1.1, 1.1)),
+    Sign("width", None, _means(1.1, 1.1, 0.8), _means(1.1, 1.1, 0.8)),
     Sign("reach", None, _means(0.0, 0.0, 0.0), _means(6.7, 8.3, 5.0)),
     Sign("interruption", None, _means(0.9, 1.5, 0.5), _means(1.4, 2.0, 1.0)),
     Sign("roughness", None, _means(0.8, 0.8, 0.5), _means(0.5, 0.5, 0.3)),
