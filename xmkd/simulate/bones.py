@@ -87,16 +87,20 @@ def draw(rng: np.random.Generator) -> Bones:
     even = float(np.clip(1.0 + 0.3 * normal[7], 0.5, 1.7))  # how early the sacrum bends
     angle = slope + (bend - slope) * np.clip(t / 0.76, 0, 1) ** even
     angle += coccyx * np.clip((t - 0.74) / 0.2, 0, 1) + np.deg2rad(4 * normal[8]) * np.sin(9 * t)
-    lumbar = np.deg2rad(6 + 7 * normal[9]) - np.linspace(0, 0.3, 17)[1:]  # lordosis above the promontory
-    early = np.linspace(0, _LUMBAR, 17)[1:] / 46
-    lumbar += (0.5 * slope) * np.exp(-early)  # the axis bends over two bodies; the edge is the promontory's
-    angle = angle - 0.35 * slope * np.exp(-t * length / 30)
+    angle = angle - 0.35 * slope * np.exp(
+        -t * length / 30
+    )  # the axis bends over two bodies; the edge is the promontory's
+    above = np.linspace(0, _LUMBAR, 17)[1:]
+    lumbar = np.deg2rad(6 + 7 * normal[9]) - 0.3 * above / _LUMBAR  # lordosis
+    lumbar += (angle[0] - np.deg2rad(6 + 7 * normal[9])) * np.exp(-above / 46)
     steps = np.stack((np.sin(angle), -np.cos(angle)), 1) * length / 80
     down = np.asarray(promontory) + np.concatenate((np.zeros((1, 2)), np.cumsum(steps[:-1], 0)))
     up = np.asarray(promontory) - np.cumsum(np.stack((np.sin(lumbar), -np.cos(lumbar)), 1) * _LUMBAR / 16, 0)
     points = np.concatenate((up[::-1], down))
     return Bones(
-        spine=curves.smooth([(float(y), float(z)) for y, z in points], 44),
+        spine=curves.smooth(
+            [(float(y), float(z)) for y, z in points], 90
+        ),  # many: behind a hollow bend the offsets of few would show
         thickness=float(np.clip(1 + 0.08 * normal[10], 0.8, 1.2)),
         disc=float(np.clip(1 + 0.25 * normal[11], 0.5, 1.5)),
         symphysis=(-67.0 + 3 * normal[12], -19.0 + 3 * normal[13]),
@@ -241,8 +245,8 @@ def _limbs(bones: Bones, side: float) -> Iterator[tuple[str, list[Point3], list[
 
     yield "ischium", [at(62, 14, 22), at(58, 20, -12), at(54, 14, -44), at(54, 6, -62)], [13.0, 11.0, 12.0, 13.0]
     yield "spine", [at(56, 24, -2), at(47, 34, -8)], [7.0, 3.0]
-    yield "superior", [at(18, sy + 6, sz + 8), at(38, sy + 12, sz + 20), at(62, sy + 30, sz + 32)], [9.0, 8.0, 13.0]
-    yield "inferior", [at(11, sy + 10, sz - 11), at(24, sy + 26, sz - 28), at(46, sy + 62, sz - 46)], [7.0, 6.5, 8.0]
+    yield "superior", [at(18, sy + 6, sz + 8), at(38, sy + 12, sz + 20), at(62, sy + 30, sz + 32)], [11.0, 10.0, 14.0]
+    yield "inferior", [at(11, sy + 10, sz - 11), at(24, sy + 26, sz - 28), at(46, sy + 62, sz - 46)], [9.0, 8.5, 9.5]
     yield "socket", [at(70, -10, 6), at(66, 4, 8)], [23.0, 20.0]
     yield "femur", [at(90, -14, 6), at(90.1, -14, 6)], [22.5, 22.5]
     yield "femur", [at(92, -14, 5), at(118, -4, -14), at(124, 0, -40), at(118, -6, -130)], [16.0, 13.0, 17.0, 14.0]

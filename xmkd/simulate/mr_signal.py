@@ -21,12 +21,12 @@ from xmkd.simulate.tissues import Values
 Channel = Literal["t2", "t1", "t1ce", "b0", "b1000"]
 
 # Turbo spin echo of many slices saturates the protons bound in solid tissue (magnetisation transfer), not fat and
-# fluid: assumption of 22 %, within published 10-30 %.
+# fluid: assumption of 16 %, within published 10-30 %.
 _FREE = frozenset(
     {"fat", "peritoneal_fat", "marrow", "urine", "csf", "free_fluid", "follicle", "mucus", "cavity", "urethra_lumen",
      "endometrioma", "endometrioma_layer", "bowel_content", "adenomyotic_cyst"}
 )  # fmt: skip
-_TRANSFER = 0.78
+_TRANSFER = 0.84
 _FATTY = {"fat": 1.0, "peritoneal_fat": 1.0, "marrow": 0.85, "plexus": 0.3, "labia": 0.3, "gluteal_muscle": 0.15}
 _FLOW = {"artery": 0.15, "vessel": 0.7}  # what a spin echo sees of moving blood; assumption
 _B = 1000.0  # s/mm2

@@ -40,6 +40,7 @@ class Twig:
 # Where small vessels run: how many, middle (x, y, z), spread, direction, and spread of it. Both sides, mm; assumptions.
 _BEDS = (
     (11, (30, 4, 10), (7, 8, 16), (0.3, 0.5, 0.6), 0.9),  # beside uterus and cervix
+    (8, (22, -14, -12), (6, 13, 9), (0.2, 0.6, 0.6), 0.9),  # beside the vagina
     (7, (31, -36, -8), (6, 9, 9), (0.4, 0.6, 0.3), 0.7),  # beside the bladder
     (9, (9, 46, 38), (10, 7, 20), (0.1, -0.3, 1.0), 0.5),  # behind the rectum
     (10, (22, -10, 88), (18, 24, 18), (0.5, -0.7, -0.5), 0.8),  # mesentery
@@ -317,7 +318,7 @@ def outline(around: Surroundings, bowel: Curve, grid: Grid) -> Tensor:
     points = around.bones.spine.points.tolist()
     hind = sorted((z, y) for y, z in points)
     back_line = _interpolate([(hind[0][0] - 120, hind[0][1] + 46), (hind[0][0] + 10, hind[0][1] + 46),
-                              *[(z, y + 62 - 14 * (z < 20)) for z, y in hind[6::5]]], grid.z)  # fmt: skip
+                              *[(z, y + 62 - 14 * (z < 20)) for z, y in hind[12::10]]], grid.z)  # fmt: skip
     bulge = 26 * (grid.x.abs() / 70).clamp(max=1) - 85 * ((grid.x.abs() / around.half_width).clamp(max=1.15)) ** 4
     back = grid.y - back_line - back_fat - bulge + uneven
     a, b, c, d, e, _ = (2.5 * v for v in labia)

@@ -135,10 +135,10 @@ TABLE: dict[str, Tissue] = {
     "fat": Tissue((340, 380), (125, 100), 0.90, 0.1, 1.0, -100, (0.04, 0.02, 7), ("subcutis", 1.0), _FAT),
     "peritoneal_fat": Tissue((345, 385), (122, 98), 0.90, 0.1, 1.0, -98, (0.04, 0.02, 7), ("fat", 1.0), _FAT),
     "muscle": Tissue(
-        (1000, 1300), (42, 38), 0.75, 1.3, 1.45, 60, (0.07, 0.12, 7), ("muscle", 0.45),
+        (1000, 1300), (42, 38), 0.75, 1.3, 1.45, 60, (0.07, 0.12, 7), ("muscle", 0.6),
         "T1, T2 de Bazelaire 2004 and BMC 2023; rest assumption"),
     "gluteal_muscle": Tissue(
-        (950, 1200), (43, 39), 0.75, 1.3, 1.45, 56, (0.07, 0.12, 8), ("gluteal", 0.75), "as muscle, more fat between"),
+        (950, 1200), (45, 41), 0.75, 1.3, 1.45, 56, (0.07, 0.12, 8), ("gluteal", 0.9), "as muscle, more fat between"),
     "marrow": Tissue(
         (550, 590), (80, 70), 0.70, 0.4, 1.15, 150, (0.12, 0.1, 40), ("marrow", 0.09),
         "T1 de Bazelaire 2004; rest assumption"),
