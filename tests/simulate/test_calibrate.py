@@ -91,6 +91,20 @@ def test_first_steps_take_few_patients() -> None:
     assert sizes.count(400) > sizes.count(8000)
 
 
+def test_a_start_that_is_known_to_be_near_is_left_only_for_a_reason() -> None:
+    def steps(near: float) -> int:
+        tried: list[float] = []
+
+        def examine(visibility: float, size: int) -> Oracle:
+            tried.append(visibility)
+            return smooth_oracle(visibility, size, seed=size)
+
+        solve(examine, 0.88, np.sqrt(2) * stats.norm.ppf(0.88) / 1.3, sizes=(400, 1600, 40_000), near=near)
+        return len(set(tried))
+
+    assert steps(2.0) == 1 < steps(0.1)
+
+
 def test_a_target_out_of_reach_is_said() -> None:
     with pytest.raises(ConfigError, match=r"brings the oracle to an AUROC of 0\.88; the best was 0\.[45]"):
         solve(partial(smooth_oracle, slope=0.0), 0.88, 0.5, sizes=(400,))
@@ -120,6 +134,9 @@ def test_a_calibration_from_start_to_lock(tmp_path: Path) -> None:
     again = calibrate(shop, sizes=(400, 1200), monte_carlo=10_000)
     assert again == found
     assert not drawn  # everything was kept
+    assert shop.solved("mri", 0.88, 1200) == found.visibility["mri"]
+    assert shop.solved("mri", 0.88, 1204) is None
+    assert shop.solved("mri", 0.7, 1200) is None
     control = calibrate(
         Workshop(replace(SPEC, rho=0.0), perfect, tmp_path, Pool(1), said.append), sizes=(400, 1200), monte_carlo=10_000
     )

@@ -90,9 +90,18 @@ class Workshop:
         self.report(f"{modality}: visibility {visibility:g} on {size} patients: oracle {oracle.auroc}")
         return oracle
 
+    def solved(self, modality: Modality, target: float, size: int) -> float | None:
+        """A visibility that was found to reach the target for a cohort of the same pictures."""
+        for file in sorted(self._folder(modality).glob("*.jsonl")):
+            if len(_kept(file)) >= size:
+                visibility = float(file.stem)
+                if abs(judge(self.table(modality, visibility, size)).auroc.value - target) <= TOLERANCE:
+                    return visibility
+        return None
+
     def table(self, modality: Modality, visibility: float, size: int) -> pd.DataFrame:
         """Measurements of the first reserved patients, a row each: `number`, `ill` and the measurements."""
-        file = self.folder / f"{modality}_{key(self.spec, modality)}" / f"{visibility:.{DIGITS}f}.jsonl"
+        file = self._folder(modality) / f"{visibility:.{DIGITS}f}.jsonl"
         rows = _kept(file)
         missing = [p for p in reserved(self.spec, modality, size) if p.number not in rows]
         job = partial(_row, self.measure, self.spec, modality, visibility)
@@ -106,6 +115,9 @@ class Workshop:
             if done % 400 == 0:
                 self.report(f"{modality}: visibility {visibility:g}: {done} of {len(missing)} drawn and measured")
         return pd.DataFrame([rows[number] for number in range(size)])
+
+    def _folder(self, modality: Modality) -> Path:
+        return self.folder / f"{modality}_{key(self.spec, modality)}"
 
 
 def make_lock(
@@ -189,8 +201,10 @@ def calibrate(
     for modality in modalities:
         best = partial(latent_ceiling, disease, modality, sites=sites, seed=spec.seed)
         target = TARGETS[modality]
-        first = (start or {}).get(modality) or 1.15 * lowest(partial(best, patients=min(20_000, monte_carlo)), target)
-        value, oracle = solve(partial(shop.oracle, modality), target, first, sizes=sizes, name=modality)
+        known = shop.solved(modality, target, sizes[-1]) or (start or {}).get(modality)
+        first = known or 1.15 * lowest(partial(best, patients=min(20_000, monte_carlo)), target)
+        near = 2.0 if known else 0.5
+        value, oracle = solve(partial(shop.oracle, modality), target, first, sizes=sizes, near=near, name=modality)
         ceiling = best(value, patients=monte_carlo)
         shop.report(f"{modality}: solved: visibility {value:g}, oracle {oracle.auroc}, latent ceiling {ceiling}")
         visibility[modality] = value
@@ -207,7 +221,7 @@ def solve(
     start: float,
     *,
     sizes: Sequence[int] = SIZES,
-    tolerance: float = TOLERANCE,
+    near: float = 0.5,
     name: str = "",
 ) -> tuple[float, Oracle]:
     """The visibility at which the oracle's AUROC is the target, by bisection on more and more patients.
@@ -219,7 +233,7 @@ def solve(
         target: AUROC to reach.
         start: The first visibility to try.
         sizes: Numbers of patients.
-        tolerance: On the last of them; on fewer half a standard error is near enough.
+        near: How near is near enough on all but the last of them, in standard errors.
         name: The modality, for messages.
 
     Raises:
@@ -227,8 +241,8 @@ def solve(
     """
     guess, oracle = min(start, HIGHEST), None
     for size in sizes:
-        near = tolerance if size == sizes[-1] else max(tolerance, 0.5 * _standard_error(target, size // 4))
-        guess, oracle = _bisect(partial(_at, examine, size), target, guess, near, name)
+        chance = 0.0 if size == sizes[-1] else near * _standard_error(target, size // 4)
+        guess, oracle = _bisect(partial(_at, examine, size), target, guess, max(TOLERANCE, chance), name)
     if oracle is None:
         raise ValueError("no number of patients to solve on")
     return guess, oracle
