@@ -136,7 +136,7 @@ def _between(low: float, high: float, uniform: float) -> float:
 
 def _timing(scanner: Machine, uniform: np.ndarray, normal: np.ndarray) -> dict[Channel, Timing]:
     echo_planar = Timing(tr=_between(3500, 7000, uniform[0]), te=_between(58, 90, uniform[1]),
-                         fat_left=_between(0.04, 0.14, uniform[2]))  # fmt: skip
+                         fat_left=_between(0.01, 0.06, uniform[2]))  # fmt: skip
     return {
         "t2": Timing(tr=float(4200 + 350 * normal[0]), te=float(np.clip(scanner.echo + 5 * normal[1], 85, 118))),
         "t1": Timing(tr=_between(450, 650, uniform[3]), te=_between(8, 12, uniform[4])),

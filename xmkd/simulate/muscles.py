@@ -191,7 +191,7 @@ def _levator(
         return
     part = grid.crop(box)
     wide = part.x.abs()
-    slope = (tip_z - az + 3) / max(tip_y - ay - 8, 12.0)
+    slope = min(max((tip_z - az + 3) / max(tip_y - ay - 8, 12.0), -0.3), 0.8)
     plate = az - 3 + slope * (part.y - ay - 8).clamp(-30, 60) + sag * torch.sin((part.y - ay) / 11.0)
     rise = 0.012 * wide.square() + 0.10 * wide  # to the arch on the obturator internus
     height = part.z - (plate + rise) - 0.6 * uneven.coarse[box]
