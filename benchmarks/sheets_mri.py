@@ -14,6 +14,9 @@ from xmkd.simulate.mr_protocol import SEQUENCES
 from xmkd.simulate.mri import MriSettings
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
+from xmkd.simulate.scene import ORGANS
+
+FINE = MriSettings(shape=(24, 320, 320), spacing=(4.0, 0.68, 0.68))
 
 
 def picture(plane: np.ndarray, low: float, high: float, size: int = 192) -> np.ndarray:
@@ -58,13 +61,12 @@ def sequences(numbers: tuple[int, ...] = (1, 2)) -> Image.Image:
 
 def tumours() -> Image.Image:
     """One patient with tumours that reach ever deeper into the back wall: none, a quarter, over half, nearly all."""
-    seeds = Seeds(0, "sheet tumour 4", "mri")
+    seeds = Seeds(0, "sheet tumour 31", "mri")
     pelvis = anatomy.draw(seeds, "carcinoma", "mri")
     pictures = []
     for reach in (0.0, 0.25, 0.6, 0.95):
         evidence = Invasion(reach > 0, 0.75, 1.0, 28.0, 9.0, reach, 1.0)
-        array = mri.render(pelvis, evidence, seeds, MriSettings())["t2_sag"].array
-        pictures.append(picture(array[len(array) // 2], 0, float(np.percentile(array, 98.7))))
+        pictures.append(_uterus(mri.render(pelvis, evidence, seeds, FINE)["t2_sag"]))
     return sheet(pictures, 4)
 
 
@@ -82,9 +84,18 @@ def adhesions() -> Image.Image:
             fluid_mm=6 - 6 * share,
             kink_deg=40 * share,
         )
-        array = mri.render(pelvis, evidence, seeds, MriSettings())["t2_sag"].array
-        pictures.append(picture(array[len(array) // 2], 0, float(np.percentile(array, 98.7))))
+        pictures.append(_uterus(mri.render(pelvis, evidence, seeds, FINE)["t2_sag"]))
     return sheet(pictures, 4)
+
+
+def _uterus(volume: Volume) -> np.ndarray:
+    """The middle slice about the uterus, 110 mm across."""
+    middle = len(volume.array) // 2
+    womb = np.argwhere(np.isin(volume.mask[middle], [ORGANS.index(o) for o in ("uterus", "junctional zone", "cervix")]))
+    half = round(55 / float(np.linalg.norm(volume.affine[:3, 2])))
+    row, column = np.clip(womb.mean(0).round().astype(int), half, np.array(volume.mask.shape[1:]) - half)
+    part = volume.array[middle, row - half : row + half, column - half : column + half]
+    return picture(part, 0, 0.9 * float(np.percentile(volume.array, 98.7)))
 
 
 def axial(number: int = 3) -> Image.Image:
