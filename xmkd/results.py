@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,13 @@ import pandas as pd
 from xmkd import config as configuration
 from xmkd import runs
 from xmkd.config import Experiment
-from xmkd.data.manifest import Manifest, Split
+from xmkd.data.manifest import Limit, Manifest, Split
 from xmkd.data.streams import Stream, Study, plan
 from xmkd.errors import EvaluationError, ManifestError, RunError
 from xmkd.evaluation import classification, thresholds
 from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
-from xmkd.evaluation.statistics import Interval
+from xmkd.evaluation.statistics import Interval, difference
 from xmkd.evaluation.thresholds import DEFAULT_THRESHOLD, Threshold
 from xmkd.files import write_json, write_table
 from xmkd.methods import METHODS
@@ -58,7 +59,9 @@ def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> No
     threshold, fitted = _threshold(experiment, classes, held_out, doubt), None
     if held_out is not None and len(classes) == 2:
         fitted = _calibration(experiment, held_out)
-    write_summary(run, run.predictions("test"), "test", classes, threshold, fitted)
+    limits = stream.label.limits if stream.label else {}
+    lock = stream.manifest.card.lock
+    write_summary(run, run.predictions("test"), "test", classes, threshold, fitted, limits, lock)
 
 
 def write_summary(
@@ -68,18 +71,38 @@ def write_summary(
     classes: list[str],
     threshold: Threshold,
     fitted: Calibrator | None,
+    limits: Mapping[str, Limit] | None = None,
+    lock: str = "",
 ) -> None:
-    """Figures with intervals to metrics_<side>.csv and summary.json."""
+    """Figures with intervals to metrics_<side>.csv and summary.json.
+
+    Raises:
+        LeakageError: The model is better than a simulated label can be told.
+    """
     found = classification.metrics(table, threshold, classes if len(classes) > 2 else None)
-    write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
+    known = {name: limit_interval(limit) for name, limit in (limits or {}).items()}
+    if "ceiling" in known and "auroc" in found:
+        from xmkd.simulate.ceilings import check_against
+
+        warning = check_against(found["auroc"], known["ceiling"].high or 1.0, run.folder)
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+    rows = classification.to_frame(found)
+    write_table(run.folder / f"metrics_{side}.csv", rows.assign(lock=lock) if lock else rows)
     summary: dict[str, Any] = {
         "side": side,
         "classes": classes,
         "metrics": {name: asdict(interval) for name, interval in found.items()},
         "threshold": asdict(threshold) if len(classes) == 2 else None,
         "calibration": asdict(fitted) if fitted else None,
+        "limits": {name: asdict(interval) for name, interval in known.items()},
     }
     write_json(run.folder / "summary.json", summary)
+
+
+def limit_interval(limit: Limit) -> Interval:
+    """A limit of a simulated label as an interval; each of its patients has one examination."""
+    return Interval(limit.auroc, limit.low, limit.high, limit.patients, limit.patients, "from the cohort's lock")
 
 
 def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Run]) -> None:
@@ -100,7 +123,8 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     if all(chosen):
         threshold = thresholds.of_folds([Threshold(**values) for values in chosen])
-    write_summary(parent, table, "oof", list(stream.label.classes) if stream.label else [], threshold, None)
+    classes, limits = (list(stream.label.classes), stream.label.limits) if stream.label else ([], {})
+    write_summary(parent, table, "oof", classes, threshold, None, limits, stream.manifest.card.lock)
 
 
 def announce(run: Run) -> None:
@@ -115,6 +139,11 @@ def announce(run: Run) -> None:
             values = summary["metrics"][name]
             note = f"  ({values['note']})" if values["note"] else ""
             print(f"{summary['side']}/{name} {Interval(**values)}{note}")
+    for name, values in summary.get("limits", {}).items():
+        print(f"{name}/auroc {Interval(**values)}")
+    if "oracle" in summary.get("limits", {}) and "auroc" in summary["metrics"]:
+        gap = difference(Interval(**summary["limits"]["oracle"]), Interval(**summary["metrics"]["auroc"]))
+        print(f"{summary['side']}/gap_to_oracle {gap}")
     if (run.folder / "audit.csv").is_file():
         for line in audit.lines(pd.read_csv(run.folder / "audit.csv")):
             print(line)
@@ -199,6 +228,7 @@ def comparison(first: Path, others: list[Path], cut: float | None = None) -> str
             fixes=("name each run once", "compare it with a run of another seed or setting"),
         )
     _require_one_salt(found)
+    runs.lock_of(*(r.provenance() for r in found))
     # The shortest names that tell them apart: fold_0, or <experiment>/<run_id>, ...
     parts = [r.folder.resolve().parts for r in found]
     depth = next(n for n in range(1, 100) if len({p[-n:] for p in parts}) == len(parts))

@@ -308,11 +308,30 @@ def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
 
 def data_record(study: Study) -> dict[str, Any]:
     """The part of a provenance that tells which data were read."""
-    manifests = {
-        name: {"file": str(stream.config.manifest), "data_set": stream.manifest.card.name, "hash": stream.manifest.hash}
-        for name, stream in study.streams.items()
-    }
+    manifests = {}
+    for name, stream in study.streams.items():
+        card = stream.manifest.card
+        file = {"file": str(stream.config.manifest), "data_set": card.name, "hash": stream.manifest.hash}
+        manifests[name] = file | ({"lock": card.lock} if card.lock else {})
     return {"manifests": manifests, "split": study.split_hash}
+
+
+def lock_of(*records: dict[str, Any]) -> str:
+    """The lock of the simulated cohorts in these provenances, "" where there are none.
+
+    Raises:
+        RunError: There are several: tasks of different difficulty.
+    """
+    found = {
+        m["lock"]: f"{m['file']}: lock {m['lock']}" for r in records for m in r["manifests"].values() if "lock" in m
+    }
+    if len(found) > 1:
+        raise RunError(
+            "results on simulated cohorts of different difficulty are not put together",
+            where="; ".join(found.values()),
+            fixes=("run both on one cohort", "report each by itself: xmkd report RUN"),
+        )
+    return next(iter(found), "")
 
 
 def has_manifests(record: dict[str, Any], study: Study) -> bool:

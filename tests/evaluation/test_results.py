@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import Cli
 from tests.evaluation.conftest import Predictions
 from xmkd.config import Experiment, load
+from xmkd.data.manifest import Limit
 from xmkd.data.streams import plan
-from xmkd.errors import RunError
+from xmkd.errors import LeakageError, RunError
 from xmkd.evaluation.thresholds import operating_point
 from xmkd.reporting.blocks import Matrix
 from xmkd.reporting.evidence import Evidence
@@ -54,14 +55,52 @@ def test_damaged_calibration_predictions_are_no_missing_ones(
         _held_out(run, settings)
 
 
-def a_run(folder: Path, table: pd.DataFrame, salt: str = "one") -> Path:
+def a_run(folder: Path, table: pd.DataFrame, salt: str = "one", lock: str = "") -> Path:
     """A folder that `compare` takes for a run."""
     folder.mkdir(parents=True)
     table.to_csv(folder / "predictions_test.csv", index=False)
     (folder / "config.yaml").touch()
-    keys = ("commit", "versions", "manifests", "split", "fitted_on", "ancestors", "continued")
-    (folder / "provenance.json").write_text(json.dumps({**dict.fromkeys(keys, ""), "salt": salt}))
+    keys = ("commit", "versions", "split", "fitted_on", "ancestors", "continued")
+    manifest = {"file": f"{folder.name}.csv", **({"lock": lock} if lock else {})}
+    record = {**dict.fromkeys(keys, ""), "manifests": {"tvus": manifest}, "salt": salt}
+    (folder / "provenance.json").write_text(json.dumps(record))
     return folder
+
+
+def test_runs_of_different_difficulty_are_not_compared(tmp_path: Path, predictions: Predictions) -> None:
+    table = predictions()
+    first, second = a_run(tmp_path / "a", table, lock="0a"), a_run(tmp_path / "b", table, lock="0b")
+    with pytest.raises(RunError, match="of different difficulty") as caught:
+        comparison(first, [second])
+    assert "a.csv: lock 0a; b.csv: lock 0b" in str(caught.value)
+    assert "a - c" in comparison(first, [a_run(tmp_path / "c", table, lock="0a")])
+
+
+CEILING = Limit(0.99, 0.985, 0.995, 200_000)
+
+
+def test_a_simulated_label_s_limits_are_printed_with_the_gap(
+    run: Run, predictions: Predictions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"oracle": Limit(0.97, 0.96, 0.98, 4000), "ceiling": CEILING}
+    write_summary(run, predictions(images=1), "test", ["no", "yes"], operating_point(0.5), None, limits, "0a1b")
+    announce(run)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["oracle/auroc"] == "oracle/auroc 0.970 [0.960, 0.980] n=4000 patients=4000"
+    model = run.summary()["metrics"]["auroc"]
+    low = 0.97 - model["value"] - np.hypot(0.01, model["high"] - model["value"])
+    assert lines["test/gap_to_oracle"].startswith(f"test/gap_to_oracle {0.97 - model['value']:.3f} [{low:.3f}, ")
+    assert set(pd.read_csv(run.folder / "metrics_test.csv", dtype=str)["lock"]) == {"0a1b"}
+
+
+def test_a_model_above_the_ceiling_is_a_leak(run: Run, predictions: Predictions) -> None:
+    perfect = predictions(patients=300, images=1)
+    perfect["score"] = 0.2 + 0.6 * perfect["label"] + 0.1 * perfect["score"]
+    with pytest.raises(LeakageError, match="above the latent ceiling"):
+        write_summary(
+            run, perfect, "test", ["no", "yes"], operating_point(0.5), None, {"ceiling": Limit(0.8, 0.79, 0.81, 9)}
+        )
+    assert not run.finished
 
 
 def test_runs_under_different_salts_are_not_compared(tmp_path: Path, predictions: Predictions) -> None:

@@ -19,6 +19,7 @@ from xmkd.evaluation.statistics import (
     auroc,
     auroc_interval,
     clustered_delong,
+    difference,
     paired_clustered_delong,
 )
 
@@ -303,3 +304,17 @@ def test_variance_laws(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(label.size)
     shuffled = clustered_delong(label[order], score[order], patient[order])
     assert shuffled.variance == pytest.approx(result.variance, abs=1e-12)
+
+
+def test_difference_of_figures_from_different_patients() -> None:
+    """With symmetric intervals it is the difference of two normal means; with others the nearer ends count."""
+    a, b = Interval(0.9, 0.86, 0.94, 100, 100, "x"), Interval(0.8, 0.77, 0.83, 50, 40, "x")
+    found = difference(a, b)
+    assert found.value == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((0.05, 0.15))  # 0.04, 0.03 and 0.05: a right triangle
+    assert (found.n, found.patients) == (50, 40)
+    skew = difference(Interval(0.9, 0.86, 0.90, 9, 9, "x"), Interval(0.8, 0.80, 0.83, 9, 9, "x"))
+    assert (skew.low, skew.high) == pytest.approx((0.05, 0.1))
+    without = difference(a, Interval(0.8, None, None, 5, 5, "x", "too few patients"))
+    assert without.low is None
+    assert without.note == "too few patients"

@@ -37,6 +37,23 @@ _SHOWN = 5  # rows named per problem; a wrong column would otherwise fill the sc
 
 
 @dataclass(frozen=True)
+class Limit:
+    """How well a label of a simulated set can be told, as an AUROC with its interval.
+
+    Attributes:
+        auroc: The figure.
+        low: Lower bound.
+        high: Upper bound.
+        patients: Number of patients it was computed on.
+    """
+
+    auroc: float
+    low: float
+    high: float
+    patients: int
+
+
+@dataclass(frozen=True)
 class LabelSpec:
     """What a label column may hold.
 
@@ -44,11 +61,14 @@ class LabelSpec:
         classes: Names in order; a name's position is its index.
         positive: The class that a sensitivity is about. Of two classes it is the second, so that its index is 1.
         per_patient: Whether all samples of a patient must agree; `xmkd check` reports those that do not.
+        limits: Of a simulated label: "oracle", measurements that know the true anatomy, and "ceiling", which no model
+            can pass.
     """
 
     classes: list[str]
     positive: str | None = None
     per_patient: bool = False
+    limits: dict[str, Limit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ how often it covers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -363,3 +364,19 @@ def _with_fold_note(interval: Interval, sample: _Sample, pooled: float) -> Inter
     if sample.folds_left_out:
         notes.append(f"{sample.folds_left_out} folds hold one class only and are left out")
     return replace(interval, note="; ".join(filter(None, notes)))
+
+
+def difference(first: Interval, second: Interval) -> Interval:
+    """First minus second, of two figures from different patients, each with its interval.
+
+    The interval is put together from theirs (MOVER: Zou and Donner, Statistics in Medicine 2008, 27:1693), so that it
+    keeps their asymmetry.
+    """
+    value, n = first.value - second.value, min(first.n, second.n)
+    patients = min(first.patients, second.patients)
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        note = first.note or second.note
+        return Interval(value, None, None, n, patients, "MOVER", note)
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, low, high, n, patients, "MOVER")

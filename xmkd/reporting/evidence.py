@@ -167,6 +167,7 @@ def collect(run: Run, experiment: Experiment | None = None, study: Study | None 
         )
     experiment = experiment or run.experiment()
     summary, record, problem = run.summary(), run.provenance(), ""
+    runs.lock_of(record)
     if study is None:
         study, problem = _planned(experiment, record)
     folds = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,14 @@ from xmkd.simulate.output import write_file
 from xmkd.simulate.plan import DISEASE, Patient
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.scene import ORGANS
-from xmkd.simulate.spec import CohortSpec, modality_of
+from xmkd.simulate.spec import CohortSpec, VolumePart, modality_of
 
 View = Literal["clip", "still", "volume"]
 
 Truth = dict[str, str | float | int | bool]
 
+LABEL = {"pod": "pod", "carcinoma": "invasion"}
+"""The label that a lock knows the limits of, by disease."""
 RECORD = "examination.json"
 """In the folder of an examination once it is complete."""
 TRUTH = "truth"
@@ -180,11 +182,22 @@ def _card(spec: CohortSpec, part: str, view: str) -> dict[str, Any]:
     card: dict[str, Any] = yaml.safe_load(base(spec).read_text())
     modality = modality_of(part)
     card |= {"title": f"{card['title']}: {part}, {view}s", "root": ".", "modality": modality, "lock": spec.lock}
+    label = LABEL[DISEASE[spec.cohort]]
+    if modality in spec.limits and label in card["labels"]:
+        seen = {"ceiling"} if view == "still" and _has_clips(spec, part) else {"oracle", "ceiling"}
+        limits = {name: asdict(limit) for name, limit in spec.limits[modality].items() if name in seen}
+        card["labels"] = {**card["labels"], label: {**card["labels"][label], "limits": limits}}
     if part == "mri_unlabelled":
         del card["labels"]
     card["mask_classes"] = list(ORGANS)
     card["cautions"] = [*card.get("cautions", []), _settings(spec)]
     return card
+
+
+def _has_clips(spec: CohortSpec, part: str) -> bool:
+    """Whether the oracle measures clips, so that its figure says nothing of stills."""
+    found = spec.parts()[part]
+    return not isinstance(found, VolumePart) and found.clips > 0
 
 
 def _settings(spec: CohortSpec) -> str:

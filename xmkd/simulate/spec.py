@@ -15,6 +15,7 @@ from typing import Literal
 
 from xmkd import settings
 from xmkd.binding import bind
+from xmkd.data.manifest import Limit
 from xmkd.errors import ConfigError
 
 Kind = Literal["pod", "carcinoma", "ct_mr", "multisequence"]
@@ -150,6 +151,7 @@ class CohortSpec:
         ct: CT.
         oracle_pair: Ultrasound of the training, validation and calibration patients of `mri`.
         lock: Hash of the lock that the visibilities are from; "" where the specification gives them.
+        limits: From the lock, by modality: AUROC of the oracle and of the ceiling.
     """
 
     cohort: Kind
@@ -167,6 +169,7 @@ class CohortSpec:
     ct: VolumePart | None = None
     oracle_pair: PairPart | None = None
     lock: str = ""
+    limits: dict[str, dict[str, Limit]] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Part]:
         """The parts that there are, by name."""
@@ -181,7 +184,8 @@ class CohortSpec:
         Replicates and flipped labels are left out: they lie in one folder and share its test patients, under manifests
         of their own (see `variant`).
         """
-        text = json.dumps(asdict(replace(self, name="", lock="", replicate=0, label_flips=0.0)), sort_keys=True)
+        plain = replace(self, name="", lock="", limits={}, replicate=0, label_flips=0.0)
+        text = json.dumps(asdict(plain), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
