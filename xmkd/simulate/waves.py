@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xmkd.simulate.grids import Grid
@@ -27,15 +29,27 @@ class Waves:
 
     def on(self, grid: Grid) -> Tensor:
         """Values on a grid, `(X, P, Q)`."""
+        if grid.x.shape[1] != 1:
+            return self._on_fan(grid)
         plane = self.vectors[:, 1, None, None] * grid.y + self.vectors[:, 2, None, None] * grid.z
         plane = plane + self.phases[:, None, None]
-        scale = self.amplitude * (2 / len(self.phases)) ** 0.5
-        if grid.x.shape[1] != 1:
-            return (plane + self.vectors[:, 0, None, None] * grid.x).sin_().sum(0, keepdim=True).mul_(scale)
         across = self.vectors[:, 0] * grid.x.reshape(-1, 1)  # sin(a + b), with a in the plane and b across it
-        left = torch.cat((across.cos(), across.sin()), 1).mul_(scale)  # (X, 2K)
+        left = torch.cat((across.cos(), across.sin()), 1).mul_(self._scale)  # (X, 2K)
         right = torch.cat((plane.sin(), plane.cos())).flatten(1)  # (2K, P * Q)
         return (left @ right).reshape(grid.shape)
+
+    @property
+    def _scale(self) -> float:
+        return self.amplitude * math.sqrt(2 / len(self.phases))
+
+    def _on_fan(self, grid: Grid) -> Tensor:
+        """Values on a fan, `(1, P, Q)`: beams are sampled far more densely than these waves are long."""
+        step = grid.coarse[0]
+        points = F.avg_pool2d(torch.stack((grid.x[0], grid.y, grid.z))[None], (step, 1), ceil_mode=True)[0]
+        phases = torch.addmm(self.phases[:, None], self.vectors, points.flatten(1))
+        values = phases.sin_().sum(0).mul_(self._scale).view(1, 1, *points.shape[1:])
+        fine = F.interpolate(values, size=(step * points.shape[1], points.shape[2]), mode="bilinear")
+        return fine[0, :, : grid.y.shape[0]]
 
 
 def draw(generator: np.random.Generator, amplitude: float, wavelength: float, count: int = 6) -> Waves:

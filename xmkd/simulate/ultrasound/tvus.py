@@ -30,7 +30,7 @@ from xmkd.simulate.ultrasound.probe import Pose
 
 Evidence = Adhesion | Invasion
 _BLOCK = 8  # frames rendered at once: bounds the memory, and keeps the work in the processor's cache
-_MARGIN = (28, 10)  # samples and lines painted beyond what is shown, for tissue that moves into view
+_MARGIN = (20, 8)  # samples and lines painted beyond what is shown, for tissue that moves into view
 _STILL_FROM = 16  # a still is one frame of a clip of this length
 
 
