@@ -32,8 +32,8 @@ HEADER = "# Made by `xmkd simulate SPEC --calibrate`. Not to be edited: difficul
 # Files of this package that decide neither what an examination looks like nor what is measured on it.
 ELSEWHERE = frozenset(
     ("calibrate.py", "cards.py", "ceilings.py", "cohort.py", "ct.py", "dicom_bytes.py", "dicom_tags.py",
-     "dicom_write.py", "examination.py", "identity.py", "lock.py", "masks.py", "output.py", "plan.py", "pool.py",
-     "probes.py", "spec.py", "ultrasound/validate.py")
+     "dicom_write.py", "examination.py", "identity.py", "lock.py", "masks.py", "mri_validate.py", "output.py",
+     "plan.py", "pool.py", "probes.py", "spec.py", "ultrasound/validate.py")
 )  # fmt: skip
 
 
