@@ -95,6 +95,17 @@ def test_waves_are_a_function_of_the_place() -> None:
     assert float(whole.std()) == pytest.approx(2.0, rel=0.35)
 
 
+def test_a_fan_cut_down_to_a_row_is_still_a_fan() -> None:
+    grid = stack((0.0, 0.0, 0.0), (1, 12, 9), (1.0, 1.0, 1.0))
+    fan = Grid(torch.linspace(0, 3, 108).reshape(1, 12, 9), grid.y, grid.z)
+    bumps = waves.draw(Seeds(1, "B").numpy("anatomy"), 1.0, 9.0)
+    for box in ((slice(0, 1), slice(4, 5), slice(2, 7)), (slice(0, 1), slice(3, 9), slice(2, 3))):
+        assert bumps.on(fan.crop(box)).allclose(bumps.on(fan)[box], atol=1e-5)
+    found = fan.box(x=(1.0, 2.0), z=(0.4, 0.6))
+    assert found is not None
+    assert fan.crop(found).shape == fan.crop(found).x.shape
+
+
 def test_noise_has_its_variance_and_correlation() -> None:
     field = noise.bank((64, 256), (0.0, 3.0))
     assert float(field.std()) == pytest.approx(1.0, abs=1e-3)

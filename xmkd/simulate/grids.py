@@ -41,9 +41,14 @@ class Grid:
         """`(X, P, Q)`."""
         return (self.x.shape[0], *self.y.shape)
 
+    @property
+    def is_stack(self) -> bool:
+        """Whether x is one number per slice, rather than one per point of a plane."""
+        return self.x.shape[1:] == (1, 1)
+
     def crop(self, box: Box) -> Grid:
         """The points of a box."""
-        x = self.x[box[0]] if self.x.shape[1] == 1 else self.x[:, box[1], box[2]]
+        x = self.x[box[0]] if self.is_stack else self.x[:, box[1], box[2]]
         return Grid(x, self.y[box[1:]], self.z[box[1:]], self.coarse, self.blur)
 
     def box(
@@ -57,13 +62,13 @@ class Grid:
         for limits, values in ((y, self.y), (z, self.z)):
             if limits is not None:
                 plane &= (values >= limits[0]) & (values <= limits[1])
-        if x is not None and self.x.shape[1] != 1:
+        if x is not None and not self.is_stack:
             plane &= (self.x[0] >= x[0]) & (self.x[0] <= x[1])
         rows, columns = plane.any(1).nonzero(), plane.any(0).nonzero()
         if not len(rows):
             return None
         slices = slice(0, self.shape[0])
-        if x is not None and self.x.shape[1] == 1:
+        if x is not None and self.is_stack:
             inside = ((self.x >= x[0]) & (self.x <= x[1])).flatten().nonzero()
             if not len(inside):
                 return None

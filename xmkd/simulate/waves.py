@@ -29,7 +29,7 @@ class Waves:
 
     def on(self, grid: Grid) -> Tensor:
         """Values on a grid, `(X, P, Q)`."""
-        if grid.x.shape[1] != 1:
+        if not grid.is_stack:
             return self._on_fan(grid)
         plane = self.vectors[:, 1, None, None] * grid.y + self.vectors[:, 2, None, None] * grid.z
         plane = plane + self.phases[:, None, None]
