@@ -90,14 +90,14 @@ def test_waves_are_a_function_of_the_place() -> None:
     whole = bumps.on(grid)
     box = (slice(1, 4), slice(7, 30), slice(5, 22))
     assert bumps.on(grid.crop(box)).allclose(whole[box], atol=1e-4)
-    fan = Grid(torch.full((1, 40, 50), 7.5), grid.y, grid.z)  # the same points, as a plane of its own
+    fan = Grid(torch.full((1, 40, 50), 7.5), grid.y, grid.z, (1, 1))  # the same points, as a plane of its own
     assert bumps.on(fan)[0].allclose(whole[4], atol=1e-3)
     assert float(whole.std()) == pytest.approx(2.0, rel=0.35)
 
 
 def test_a_fan_cut_down_to_a_row_is_still_a_fan() -> None:
     grid = stack((0.0, 0.0, 0.0), (1, 12, 9), (1.0, 1.0, 1.0))
-    fan = Grid(torch.linspace(0, 3, 108).reshape(1, 12, 9), grid.y, grid.z)
+    fan = Grid(torch.linspace(0, 3, 108).reshape(1, 12, 9), grid.y, grid.z, (1, 1))
     bumps = waves.draw(Seeds(1, "B").numpy("anatomy"), 1.0, 9.0)
     for box in ((slice(0, 1), slice(4, 5), slice(2, 7)), (slice(0, 1), slice(3, 9), slice(2, 3))):
         assert bumps.on(fan.crop(box)).allclose(bumps.on(fan)[box], atol=1e-5)
