@@ -65,12 +65,12 @@ class Bones:
     back: float = 0.0
 
     def beside(self, at: float, n: float) -> tuple[float, float]:
-        """y, z at a place on the spine (0 promontory, 1 tip), `n` mm behind its front."""
+        """Where a place of the spine is (0 promontory, 1 tip), `n` mm behind its front: y, z."""
         return self.spine.beside(_LUMBAR + at * (self.spine.length - _LUMBAR), -n)
 
     @property
     def tip(self) -> tuple[float, float]:
-        """y, z of the tip of the coccyx."""
+        """Where the coccyx ends: y, z."""
         y, z = self.spine.points[-1].tolist()
         return y, z
 
@@ -87,9 +87,8 @@ def draw(rng: np.random.Generator) -> Bones:
     even = float(np.clip(1.0 + 0.3 * normal[7], 0.5, 1.7))  # how early the sacrum bends
     angle = slope + (bend - slope) * np.clip(t / 0.76, 0, 1) ** even
     angle += coccyx * np.clip((t - 0.74) / 0.2, 0, 1) + np.deg2rad(4 * normal[8]) * np.sin(9 * t)
-    angle = angle - 0.35 * slope * np.exp(
-        -t * length / 30
-    )  # the axis bends over two bodies; the edge is the promontory's
+    # At the promontory the axis bends over two bodies; the sharp edge is their front's alone.
+    angle = angle - 0.35 * slope * np.exp(-t * length / 30)
     above = np.linspace(0, _LUMBAR, 17)[1:]
     lumbar = np.deg2rad(6 + 7 * normal[9]) - 0.3 * above / _LUMBAR  # lordosis
     lumbar += (angle[0] - np.deg2rad(6 + 7 * normal[9])) * np.exp(-above / 46)
@@ -97,10 +96,10 @@ def draw(rng: np.random.Generator) -> Bones:
     down = np.asarray(promontory) + np.concatenate((np.zeros((1, 2)), np.cumsum(steps[:-1], 0)))
     up = np.asarray(promontory) - np.cumsum(np.stack((np.sin(lumbar), -np.cos(lumbar)), 1) * _LUMBAR / 16, 0)
     points = np.concatenate((up[::-1], down))
+    # Many points: behind a hollow bend, what is drawn beside a line of few has steps.
+    spine = curves.smooth([(float(y), float(z)) for y, z in points], 90)
     return Bones(
-        spine=curves.smooth(
-            [(float(y), float(z)) for y, z in points], 90
-        ),  # many: behind a hollow bend the offsets of few would show
+        spine=spine,
         thickness=float(np.clip(1 + 0.08 * normal[10], 0.8, 1.2)),
         disc=float(np.clip(1 + 0.25 * normal[11], 0.5, 1.5)),
         symphysis=(-67.0 + 3 * normal[12], -19.0 + 3 * normal[13]),
@@ -160,9 +159,8 @@ def _spine(bones: Bones, grid: Grid) -> Iterator[Region]:
     disc = torch.maximum(torch.maximum(gaps + 0.5, body + 1.0), wide - 24)
     yield Region("disc", disc, box, None, 0.4)
     hole = _profile(((0.0, 27.0), (0.55, 15.0)), s)
-    foramen = (((s - _nearest(s)) * length).square() + (wide - hole).square()).sqrt_() - _profile(
-        ((0.2, 5.0), (0.55, 3.0)), s
-    )
+    foramen = (((s - _nearest(s)) * length).square() + (wide - hole).square()).sqrt_()
+    foramen = foramen - _profile(((0.2, 5.0), (0.55, 3.0)), s)
     foramen = torch.maximum(foramen, torch.maximum((s - 0.6) * 100, (0.1 - s) * 100))
     foramen = torch.maximum(foramen, torch.maximum(-front - 1, front - depth - 26))
     yield Region("peritoneal_fat", foramen, box, "background", 0.5)

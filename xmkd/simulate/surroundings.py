@@ -46,6 +46,10 @@ _BEDS = (
     (10, (22, -10, 88), (18, 24, 18), (0.5, -0.7, -0.5), 0.8),  # mesentery
     (6, (36, 34, 44), (7, 10, 16), (0.3, -0.4, -0.8), 0.6),  # branches of the internal iliacs
 )
+_RECTI = 62.0  # mm from the middle to where the flat muscles begin
+_SQUEEZE = 14.0  # mm by which a sacrum may flatten the bowel
+_CLEAR = 9.0  # mm between uterus and sacrum: a flattened bowel has room there
+_FARTHEST = 42.0  # mm by which a sacrum may lie behind its usual place
 _BLOOD = ("vessel", "slow_vein", "slow_vein", "artery")
 
 
@@ -104,7 +108,7 @@ def draw(seeds: Seeds) -> Surroundings:
         half_width=float(158 + 0.9 * fat + 6 * normal[4]),
         wall=float(np.clip(9 + 1.6 * normal[5], 6, 13)),
         slope=float(0.10 + 0.09 * normal[6]),
-        labia=tuple(float(v) for v in normal[7:13]),
+        labia=tuple(float(v) for v in normal[7:12]),
         contour=waves.draw(rng, 1.6, 60),
     )
 
@@ -125,12 +129,6 @@ def _twigs(rng: np.random.Generator) -> Iterator[Twig]:
                 tuple((float(a), float(b), float(c)) for a, b, c in path),
                 tuple(float(radius * f) for f in (1.0, 1.05, 0.9, 0.6)),
             )
-
-
-_RECTI = 62.0  # mm from the middle to where the flat muscles begin
-_SQUEEZE = 14.0  # mm by which a sacrum may flatten the bowel
-_CLEAR = 9.0  # mm between uterus and sacrum: a flattened bowel has room there
-_FARTHEST = 42.0  # mm
 
 
 def fitted(around: Surroundings, pelvis: Pelvis) -> Surroundings:
@@ -321,7 +319,7 @@ def outline(around: Surroundings, bowel: Curve, grid: Grid) -> Tensor:
                               *[(z, y + 62 - 14 * (z < 20)) for z, y in hind[12::10]]], grid.z)  # fmt: skip
     bulge = 26 * (grid.x.abs() / 70).clamp(max=1) - 85 * ((grid.x.abs() / around.half_width).clamp(max=1.15)) ** 4
     back = grid.y - back_line - back_fat - bulge + uneven
-    a, b, c, d, e, _ = (2.5 * v for v in labia)
+    a, b, c, d, e = (2.5 * v for v in labia)
     low = _interpolate(
         [(sy - 60, sz - 6 + a), (sy - 30, sz - 30 + b), (sy - 8, -70 + c), (-48, -84 + d), (-22, -84 + e),
          (by - 14, bz + 4), (by, bz + 5), (by + 14, bz - 2), (by + 40, bz + 12), (hind[0][1] + 44, -46.0),
