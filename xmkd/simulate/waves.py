@@ -46,8 +46,8 @@ class Waves:
     def _on_fan(self, grid: Grid) -> Tensor:
         """Values on a fan, `(1, P, Q)`.
 
-        Columns are straight and evenly sampled, so that sin(a + b) saves most sines: a at every 16th sample of a column, b
-        at the first 16.
+        Columns are straight and evenly sampled, so that sin(a + b) saves most sines: a at every 16th sample of a
+        column, b at the first 16.
         """
         points = torch.stack((grid.x[0], grid.y, grid.z), -1)  # (P, Q, 3)
         starts = points[::_STRIDE] @ self.vectors.T + self.phases  # (P / 16, Q, K)
