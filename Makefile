@@ -13,7 +13,7 @@ help: ## List the targets
 setup: ## Create .venv with everything in it (two minutes, once)
 	@tools/setup.sh
 
-demo: setup ## Train, evaluate and report a short teacher; needs no data of yours
+demo: setup ## Simulate a cohort, train, evaluate and report a teacher; needs no data (at most ten minutes)
 	@tools/demo.sh $(OVERRIDES)
 
 test: setup ## Run the tests
