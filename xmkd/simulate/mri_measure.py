@@ -20,7 +20,6 @@ from xmkd.simulate.scene import ORGANS
 _HALF_MM = 11.0  # of the strip along the uterus at a site
 _SIDEWAYS_MM = torch.arange(-9.0, 9.1, 3.0)
 _BEYOND_MM = torch.arange(-8.0, 22.1, 0.5)  # from the back surface of the uterus
-_BRIGHT = 1.9  # fluid on T2, in units of the wall
 _DEPTHS = 24  # points from the junction to the serosa
 
 
@@ -74,7 +73,8 @@ def _adhesion(image: Tensor, volume: Volume, pelvis: Pelvis) -> dict[str, float]
     """The pouch of Douglas.
 
     Per site how dark the strip behind the uterus is (`dark_*`), the bright line of fat or film in it (`line_*`), how
-    far the bowel is (`gap_*`, mm) and the peak by which it is drawn in (`peak_*`, mm); fluid in the recess (`fluid`).
+    far the bowel is (`gap_*`, mm) and the peak by which it is drawn in (`peak_*`, mm); then the brightest layer of the
+    recess (`fluid`).
     """
     labels = torch.from_numpy(volume.mask.astype(np.float32))
     rectum = float(ORGANS.index("rectum"))
@@ -96,8 +96,8 @@ def _adhesion(image: Tensor, volume: Volume, pelvis: Pelvis) -> dict[str, float]
     s = torch.arange(-4.0, 0.42 * pelvis.uterus.length, 1.5)
     strip = sample(image, volume.affine, _behind(pelvis, s))
     wall = strip[:, (_BEYOND_MM > -7) & (_BEYOND_MM < -2.5)].mean().clamp_min(1.0)
-    pool = strip[:, (_BEYOND_MM >= 0) & (_BEYOND_MM <= 10)] > _BRIGHT * wall
-    found["fluid"] = float(pool.float().mean())
+    recess = strip[:, (_BEYOND_MM >= -1) & (_BEYOND_MM <= 5)][..., _SIDEWAYS_MM.abs() < 4]
+    found["fluid"] = float(recess.amax(1).mean() / wall)
     return found
 
 
