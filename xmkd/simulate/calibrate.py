@@ -46,7 +46,7 @@ TARGETS: dict[Modality, float] = {"tvus": 0.97, "mri": 0.88}
 TOLERANCE = 0.005
 SIZES = (800, 3200, 8000)  # reserved patients of successive steps; half are fitted on, half scored
 HIGHEST = 4.0  # visibility; beyond it every sign is at the end of its range
-STEP = 0.12  # by which a visibility that is too low is raised, as a fraction of it, until one is too high
+STEPS = (1.05, 1.5)  # least and most by which a visibility that is too low is raised, until one is too high
 MOST_STEPS = 24
 FEWEST = 400
 DIGITS = 3  # of a visibility
@@ -270,12 +270,18 @@ def _bisect(
             high = Point(guess, value)
         if high is None and guess == HIGHEST:
             break
-        guess = guess * (1 + STEP) if high is None else _between(low, high, target)
+        guess = _above(low, target) if high is None else _between(low, high, target)
     raise ConfigError(
         f"no visibility up to {HIGHEST:g} brings the oracle to an AUROC of {target:g}; the best was {best:.3f}",
         where=name,
         fixes=("let the measurements see more of the evidence", "draw it so that it can be seen, or give more pixels"),
     )
+
+
+def _above(low: Point, target: float) -> float:
+    """Where the target should lie if the probit of the AUROC rises in proportion to the visibility."""
+    factor = _probit(target) / max(_probit(low.auroc), 1e-3)
+    return low.visibility * float(np.clip(factor, *STEPS))
 
 
 def _between(low: Point, high: Point, target: float) -> float:
