@@ -32,7 +32,7 @@ from xmkd.simulate.rendered import Clip, Header, Volume
 from xmkd.simulate.slice_order import along_normal
 
 WHO = Identity("pod 1", "P0001", 34)
-SEQUENCES = ("t2_sag", "t1_sag", "t1ce", "dwi", "adc")
+SEQUENCES = ("t2_sag", "t1_sag", "t1ce_sag", "dwi_sag", "adc_sag")
 
 rng = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ def clip(count: int = 5, shape: tuple[int, int] = (31, 40), header: Header | Non
 def volume(affine: np.ndarray, shape: tuple[int, int, int] = (5, 7, 6), sequence: str = "t2_sag") -> Volume:
     values = rng.integers(-1024, 3000, shape).astype(np.int16)
     facts: Header = {"EchoTime": 101.5, "RepetitionTime": 4200.0, "FlipAngle": 150.0, "MagneticFieldStrength": 1.5}
-    if sequence == "dwi":
+    if sequence == "dwi_sag":
         facts["DiffusionBValue"] = 1000
     return Volume(values, affine, rng.integers(0, 16, shape).astype(np.uint8), sequence, 4.0, facts)
 
@@ -179,13 +179,13 @@ def test_slices_are_put_in_the_order_of_their_normal_once() -> None:
 
 
 def test_acquisition_reaches_the_reader(tmp_path: Path) -> None:
-    write_series(volume(sagittal(), sequence="dwi"), tmp_path / "dwi", WHO, "mri", number=4)
+    write_series(volume(sagittal(), sequence="dwi_sag"), tmp_path / "dwi", WHO, "mri", number=4)
     facts = read(tmp_path / "dwi").metadata
     names = ("field_strength_t", "echo_time_ms", "repetition_time_ms", "flip_angle_deg", "b_value")
     assert [facts[name] for name in names] == [1.5, 101.5, 4200, 150, 1000]
     assert facts["slice_thickness_mm"] == 4.0
     (series,) = list_series(tmp_path / "dwi")
-    assert (series.description, series.number, series.modality, len(series.files)) == ("dwi", 4, "mri", 5)
+    assert (series.description, series.number, series.modality, len(series.files)) == ("dwi_sag", 4, "mri", 5)
     slices = [pydicom.dcmread(file) for file in series.files]
     assert [int(s.InstanceNumber) for s in slices] == [1, 2, 3, 4, 5]
     steps = np.diff([float(s.SliceLocation) for s in slices])
@@ -194,7 +194,7 @@ def test_acquisition_reaches_the_reader(tmp_path: Path) -> None:
 
 
 def test_what_a_renderer_states_replaces_what_the_sequence_suggests(tmp_path: Path) -> None:
-    rendered = volume(sagittal(), sequence="t1ce")
+    rendered = volume(sagittal(), sequence="t1ce_sag")
     rendered.header["MRAcquisitionType"] = "2D"
     rendered.header["Manufacturer"] = "Simulated Alder"
     write_series(rendered, tmp_path / "t1ce", WHO, "mri")
@@ -387,4 +387,4 @@ def test_validator_finds_no_error(tmp_path: Path, kind: str) -> None:
     findings = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line or "Warning" in line]
     # A b-value is no attribute of the MR Image object, yet where scanners that write it put it.
     known = [line for line in findings if "b-value" in line or "Standard Extended SOP Class" in line]
-    assert findings == (known if kind == "dwi" else [])
+    assert findings == (known if kind == "dwi_sag" else [])

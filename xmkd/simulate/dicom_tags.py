@@ -37,9 +37,9 @@ _ECHO_PLANAR = {"ScanningSequence": "SE\\EP", "SequenceVariant": "SK", "MRAcquis
 _SEQUENCES: Mapping[str, Mapping[str, str]] = {
     "t2_sag": _SPIN_ECHO,
     "t1_sag": _SPIN_ECHO,
-    "t1ce": {**_GRADIENT_ECHO, "ContrastBolusAgent": "gadolinium chelate, simulated"},
-    "dwi": _ECHO_PLANAR,
-    "adc": {**_ECHO_PLANAR, "ImageType": "DERIVED\\PRIMARY\\DIFFUSION MAP"},
+    "t1ce_sag": {**_GRADIENT_ECHO, "ContrastBolusAgent": "gadolinium chelate, simulated"},
+    "dwi_sag": _ECHO_PLANAR,
+    "adc_sag": {**_ECHO_PLANAR, "ImageType": "DERIVED\\PRIMARY\\DIFFUSION MAP"},
 }
 _MR: Mapping[str, _Value] = {
     "ImageType": "ORIGINAL\\PRIMARY\\OTHER", "ScanningSequence": "RM", "SequenceVariant": "NONE",  # RM: research mode
