@@ -118,11 +118,12 @@ def _bump(q: Tensor, centre: float, width: float) -> Tensor:
 def _flat_distance(at: UterineCoordinates, uterus: Uterus, half: Tensor, width: Tensor) -> Tensor:
     """Signed distance to a flat body about the axis: half thickness `half`, half width `width`, closed at both ends."""
     top, bottom = uterus.length - 0.72 * uterus.body, uterus.isthmus * uterus.length
-    end = ((at.s - top).clamp_min(0) / (0.25 * uterus.body)) + ((bottom - at.s).clamp_min(0) / 4.0)
+    cap = torch.where(at.s > top, 0.25 * uterus.body, 4.0)  # mm over which it closes
+    end = ((at.s - top).clamp_min(0) + (bottom - at.s).clamp_min(0)) / cap
     half, width = half.clamp_min(0.3), width.clamp_min(0.6)
     thin, wide = (at.n / half).square(), (at.x / width).square()
     q = (thin + wide + end.square()).sqrt_()
-    slope = ((thin / half.square()) + wide / width.square()).sqrt_().clamp_min_(1e-4)
+    slope = ((thin / half.square()) + wide / width.square() + (end / cap).square()).sqrt_().clamp_min_(1e-4)
     return (q - 1) * q.clamp_min(1e-3) / torch.maximum(slope, q / (3 * half + 6))
 
 
