@@ -5,7 +5,7 @@ XMKD := $(PY) -m xmkd
 OVERRIDES ?=
 TESTS ?= tests
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench train-teacher crossval-teacher
+.PHONY: help setup demo test check format sheets bench train-teacher crossval-teacher
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -28,8 +28,12 @@ format: setup ## Format and mend what ruff can mend
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+sheets: setup ## Contact sheets of the simulator, in runs/sheets; beside real images where XMKD_DATA has them
+	@$(PY) tools/sheets.py runs/sheets
+	@$(PY) tools/sheets.py runs/sheets --beside
+
 bench: setup ## Run the head-to-head benchmarks and print their ratios
-	@for name in loader loop bootstrap; do $(XMKD) bench $$name || exit 1; done
+	@for name in loader loop bootstrap simulator; do $(XMKD) bench $$name || exit 1; done
 
 train-teacher: setup ## Train and evaluate the ultrasound teacher on MMOTU (about ten minutes on 2 cores)
 	@$(XMKD) fit experiments/teacher_mmotu.yaml $(OVERRIDES)

@@ -1,20 +1,29 @@
-"""Contact sheets of simulated MRI and CT, and what their checks measure: `python benchmarks/sheets_mri.py FOLDER`."""
+"""Contact sheets of the simulator: `make sheets`.
+
+With `--beside` simulated pictures stand beside real ones, of MMOTU and of the pelvic MRI set. Those sheets show
+patients' images: they go to a run folder and nowhere else.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from xmkd.simulate import anatomy, ct, mri, mri_validate
+from xmkd.data import manifest as manifests
+from xmkd.data.readers import read
+from xmkd.simulate import anatomy, ct, mri
 from xmkd.simulate.evidence import Adhesion, Invasion
 from xmkd.simulate.mr_protocol import SEQUENCES
 from xmkd.simulate.mri import MriSettings
 from xmkd.simulate.randomness import Seeds
-from xmkd.simulate.rendered import Volume
+from xmkd.simulate.rendered import Clip, Volume
 from xmkd.simulate.scene import ORGANS
+from xmkd.simulate.ultrasound import tvus
 
 FINE = MriSettings(shape=(24, 320, 320), spacing=(4.0, 0.68, 0.68))
 
@@ -105,15 +114,95 @@ def axial(number: int = 3) -> Image.Image:
     return sheet([picture(volume.array[k], -150, 250) for k in range(3, 39, 3)], 4)
 
 
-def main(folder: Path) -> int:
-    """Write all sheets and print the measurements."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for make in (middle_slices, all_slices, sequences, tumours, adhesions, axial):
-        make().save(folder / f"{'ct' if make is axial else 'mri'}_{make.__name__}.png", optimize=True)
-    for name, value in mri_validate.summary().items():
-        print(f"{name}: {value:.4g}")
+def clips(count: int = 12) -> Image.Image:
+    """The first frame of clips of one patient after the other."""
+    return sheet([_clip(k).frames[0] for k in range(count)], 4)
+
+
+def motion(count: int = 4) -> Image.Image:
+    """Every other frame of clips, a patient per row; stuck and free in turn."""
+    pictures = []
+    for number in range(count):
+        pictures += list(_clip(number, stuck=number % 2 == 1).frames[::2])
+    return sheet(pictures, 8)
+
+
+def _clip(number: int, *, stuck: bool = False) -> Clip:
+    seeds = Seeds(0, f"sheet {number}", "clip1")
+    evidence = Adhesion(coupling=(0.9, 0.9), plaque_mm=(5, 5), plaque_contrast=0.8) if stuck else Adhesion()
+    return tvus.render_clip(anatomy.draw(seeds, "pod", "tvus"), evidence, seeds)
+
+
+def stills(count: int = 12) -> Image.Image:
+    """Stills of the carcinoma cohort: in turn no tumour, one within the endometrium, one deep in the wall."""
+    pictures = []
+    for number in range(count):
+        seeds = Seeds(0, f"sheet {number}", "still1")
+        reach = (0.0, 0.0, 0.7)[number % 3]
+        evidence = Invasion(number % 3 > 0, 0.75, 1.0, 26.0, 9.0, reach, 1.0)
+        pelvis = anatomy.draw(seeds, "carcinoma", "tvus")
+        pictures.append(tvus.render_still(pelvis, evidence, seeds, tvus.Settings(shape=(240, 300))).frames[0])
+    return sheet(pictures, 4)
+
+
+def beside_mmotu() -> Image.Image:
+    """Simulated stills in the upper rows, real ovarian ultrasound in the lower ones."""
+    found = manifests.load("data_manifests/mmotu_tvus.csv")
+    rows = found.table.sample(8, random_state=0)["path"]
+    real = [picture(read(found.root / path).array.mean(0), 0, 255, 240) for path in rows]
+    made = [picture(np.asarray(_still(k), dtype=float), 0, 255, 240) for k in range(8)]
+    return sheet(made + real, 4)
+
+
+def _still(number: int) -> np.ndarray:
+    seeds = Seeds(0, f"sheet {number}", "still1")
+    pelvis = anatomy.draw(seeds, "pod", "tvus")
+    frame: np.ndarray = tvus.render_still(pelvis, Adhesion(), seeds, tvus.Settings(shape=(320, 320))).frames[0]
+    return frame
+
+
+def beside_pelvis() -> Image.Image:
+    """Simulated middle slices above, slices of real (male) pelvic T2 MRI below."""
+    found = manifests.load("data_manifests/tcia_prostate_mri.csv")
+    real = []
+    for path in found.table["path"].head(4):
+        volume = read(found.root / path).array[0]
+        real.append(picture(volume[len(volume) // 2], 0, float(np.percentile(volume, 99)), 240))
+    made = []
+    for number in range(4):
+        volume = patient(number)["t2_sag"].array
+        made.append(picture(volume[len(volume) // 2], 0, float(np.percentile(volume, 98.7)), 240))
+    return sheet(made + real, 4)
+
+
+FIGURES = {
+    "mri_middle_slices": middle_slices, "mri_all_slices": all_slices, "mri_sequences": sequences,
+    "mri_tumours": tumours, "mri_adhesions": adhesions, "ct_axial": axial,
+    "tvus_clips": clips, "tvus_motion": motion, "tvus_stills": stills,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Write the sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--beside", action="store_true", help="beside real images, if XMKD_DATA has them")
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    wanted = dict(FIGURES)
+    if chosen.beside:
+        data = Path(os.environ.get("XMKD_DATA", "../shared/data"))
+        wanted = {}
+        for name, make in (("mmotu_tvus", beside_mmotu), ("tcia_prostate_mri", beside_pelvis)):
+            if (data / name).is_dir():
+                wanted[f"beside_{name}"] = make
+            else:
+                print(f"no {name} in {data}: no sheet beside it")
+    for name, make in wanted.items():
+        make().save(chosen.folder / f"{name}.png", optimize=True)
+        print(chosen.folder / f"{name}.png")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())
