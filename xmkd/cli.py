@@ -151,7 +151,7 @@ def report(run: RunFolder) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="loader, loop, bootstrap or coverage")],
+    name: Annotated[str, typer.Argument(help="name of a file in benchmarks")],
     quick: Annotated[bool, typer.Option(help="fewer repeats, to see that it runs")] = False,
 ) -> None:
     """Race against a real baseline and print the ratio."""
