@@ -101,7 +101,7 @@ def prior_shift(score: npt.ArrayLike, source: float, target: float) -> FloatArra
     """Probabilities as they would be at another prevalence, the images of each class staying what they are.
 
     Bayes' theorem adds a constant to the logit: z + logit(target) - logit(source) (Saerens et al., Neural
-    Computation 14(1), 2002, eq. 2.4 for two classes). It holds for calibrated scores.
+    Computation 14(1), 2002). It holds for calibrated scores.
 
     Args:
         score: Probabilities of the positive class, `(n,)`, calibrated where the prevalence is `source`.

@@ -155,6 +155,7 @@ class Encoder3d(nn.Module):
         self.register_buffer("position", sincos_positions(a.grid, a.width), persistent=False)
         self.position: Tensor  # (N, C)
         initialise(self)
+        nn.init.normal_(self.class_token, std=0.02)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Volumes `(B, C, D, H, W)` to normalised tokens `(B, 1 + N, width)`, the class token first."""
@@ -217,7 +218,7 @@ def layer_rates(net: VolumeClassifier, decay: float = 0.75) -> list[tuple[float,
     """Factors of the learning rate that fall from the head to the patches, each with its trainable weights.
 
     1 for the linear layer and the last LayerNorm, `decay` for the last block, `decay` squared for the one before it,
-    down to the embedding and the class token (Clark et al. 2020, arXiv 2003.10555, appendix A). Layers without
+    down to the embedding and the class token (Clark et al. 2020, arXiv 2003.10555, appendix B). Layers without
     trainable weights are left out.
     """
     encoder = net.encoder
@@ -272,13 +273,11 @@ def unpatchify(patches: Tensor, architecture: Architecture) -> Tensor:
 
 
 def initialise(net: nn.Module) -> None:
-    """Xavier weights and biases of 0 (He et al., appendix A.1); a class token of standard deviation 0.02."""
+    """Xavier weights and biases of 0 in every linear layer (He et al. 2022, arXiv 2111.06377, appendix A.1)."""
     for module in net.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Encoder3d):
-            nn.init.normal_(module.class_token, std=0.02)
 
 
 def as_text(sizes: tuple[int, ...]) -> str:
