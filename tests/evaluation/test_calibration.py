@@ -18,6 +18,7 @@ from xmkd.evaluation.calibration import (
     expected_calibration_error,
     fit_calibrator,
     logits,
+    prior_shift,
 )
 from xmkd.evaluation.inputs import FloatArray
 from xmkd.evaluation.logistic import logistic_fits, spline_design
@@ -193,3 +194,28 @@ def test_scores_must_be_probabilities(predictions: Predictions) -> None:
     with pytest.raises(EvaluationError, match="no probabilities") as caught:
         calibration(frame)
     assert "s4" in str(caught.value)
+
+
+def test_prior_shift_by_hand() -> None:
+    # Odds of 1/3 at a prevalence of 1/2 are a likelihood ratio of 1/3; at 9/10 the prior odds are 9.
+    assert prior_shift([0.25], 0.5, 0.9) == pytest.approx([0.75])
+    score = np.array([0.01, 0.4, 0.99])
+    np.testing.assert_allclose(prior_shift(score, 0.3, 0.3), score, rtol=1e-12)
+    np.testing.assert_allclose(prior_shift(prior_shift(score, 0.3, 0.05), 0.05, 0.3), score, rtol=1e-9)
+    assert np.isfinite(logits(prior_shift([0.0, 1.0], 0.2, 0.6))).all()
+
+
+def test_shifted_scores_are_calibrated_at_the_other_prevalence() -> None:
+    """Evidence is N(0, 1) or N(2, 1): Bayes' theorem gives the posterior at any prevalence."""
+    evidence = np.random.default_rng(0).normal(1, 1.5, size=200)
+
+    def posterior(prevalence: float) -> FloatArray:
+        return np.asarray(special.expit(2 * evidence - 2 + special.logit(prevalence)))
+
+    np.testing.assert_allclose(prior_shift(posterior(0.4), 0.4, 0.15), posterior(0.15), rtol=1e-4)
+
+
+@pytest.mark.parametrize("prevalence", [0.0, 1.0, float("nan")])
+def test_a_prevalence_of_one_class_has_no_shift(prevalence: float) -> None:
+    with pytest.raises(EvaluationError, match="target prevalence"):
+        prior_shift([0.5], 0.5, prevalence)

@@ -97,6 +97,29 @@ def logits(score: FloatArray) -> FloatArray:
     return np.asarray(special.logit(np.clip(score, EPSILON, 1 - EPSILON)))
 
 
+def prior_shift(score: npt.ArrayLike, source: float, target: float) -> FloatArray:
+    """Probabilities as they would be at another prevalence, the images of each class staying what they are.
+
+    Bayes' theorem adds a constant to the logit: z + logit(target) - logit(source) (Saerens et al., Neural
+    Computation 14(1), 2002). It holds for calibrated scores.
+
+    Args:
+        score: Probabilities of the positive class, `(n,)`, calibrated where the prevalence is `source`.
+        source: Prevalence that the scores belong to.
+        target: Prevalence that they are wanted for.
+
+    Raises:
+        EvaluationError: A prevalence is not between 0 and 1.
+    """
+    for name, prevalence in (("source", source), ("target", target)):
+        if not 0 < prevalence < 1:
+            raise EvaluationError(
+                f"the {name} prevalence {prevalence} is not between 0 and 1",
+                fixes=("take it from patients of both classes", "leave the scores as they are"),
+            )
+    return np.asarray(special.expit(logits(np.asarray(score)) + special.logit(target) - special.logit(source)))
+
+
 def fit_calibrator(validation: pd.DataFrame, method: Method) -> Calibrator:
     """Fit a recalibration on patients that neither trained the model, chose its checkpoint nor are tested on.
 
