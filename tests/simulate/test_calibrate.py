@@ -158,6 +158,18 @@ def test_a_new_lock_starts_from_the_old_one(tmp_path: Path, monkeypatch: pytest.
     assert {(m, v) for m, v, _ in drawn} == set(found.visibility.items())
 
 
+def test_a_damaged_lock_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message names this way out."""
+    spec = tmp_path / "pod_demo.yaml"
+    spec.write_text((COHORTS / "pod_demo.yaml").read_text())
+    locks.path_of(spec).write_text("cohort: [")
+    monkeypatch.setattr(calibration, "measurements", perfect)
+    place, found = make_lock(
+        spec, tmp_path / "work", patients=400, workers=1, monte_carlo=10_000, report=lambda _: None
+    )
+    assert locks.read(place).hash == found.hash
+
+
 @pytest.mark.parametrize("patients", [0, 396, 802])
 def test_a_number_of_reserved_patients_that_does_not_do(patients: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="400 reserved patients or more"):
@@ -298,6 +310,10 @@ def test_a_lock_holds_until_the_specification_or_the_simulator_moves(
             locks.check(other, path)
     with pytest.raises(ConfigError, match="other visibilities than the lock"):
         locks.check(replace(SPEC, visibility={"tvus": 2.0, "mri": 0.7}), path)
+    locks.write(replace(found, visibility={"tvus": 1.1}), path)
+    with pytest.raises(ConfigError, match="no visibility on mri"):
+        locks.check(SPEC, path)
+    locks.write(found, path)
     monkeypatch.setattr(locks, "simulator_hash", lambda: "f" * 16)
     with pytest.raises(ConfigError, match=r"not the one that was calibrated .* ffff") as stop:
         locks.check(SPEC, path, strict=True)
@@ -322,6 +338,13 @@ def test_a_damaged_lock(locked: tuple[Lock, Path], text: str) -> None:
         locks.read(locked[1])
 
 
+def test_a_lock_with_a_negative_visibility_is_damaged(locked: tuple[Lock, Path]) -> None:
+    found, path = locked
+    locks.write(replace(found, visibility={"tvus": 1.1, "mri": -0.7}), path)
+    with pytest.raises(ConfigError, match=r"damaged: visibility\.mri: -0\.7 is negative"):
+        locks.read(path)
+
+
 def test_no_lock(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not been calibrated"):
         locks.read(tmp_path / "pod.lock")
@@ -331,6 +354,17 @@ def test_words_about_the_code_do_not_move_the_simulator() -> None:
     plain = 'def f(x):\n    """Old."""\n    return x + 1\n'
     assert locks._code(plain) == locks._code('def f(x):  # why\n    """New words."""\n\n    return (x + 1)\n')
     assert locks._code(plain) != locks._code(plain.replace("+ 1", "+ 2"))
+    source = "def f(x: int | None = None, *y: str) -> list[str]:\n    return [f'{x:{y}}', '', None, 1e3]\n"
+    # Written down under Python 3.11; later versions have to give the same, so that a lock holds under all of them.
+    assert locks._code(source) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='x', annotation=BinOp("
+        "left=Name(id='int', ctx=Load()), op=BitOr(), right=Constant(value=None)))], vararg=arg(arg='y', annotation="
+        "Name(id='str', ctx=Load())), kwonlyargs=[], kw_defaults=[], defaults=[Constant(value=None)]), body=[Return("
+        "value=List(elts=[JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), conversion=-1, format_spec="
+        "JoinedStr(values=[FormattedValue(value=Name(id='y', ctx=Load()), conversion=-1)]))]), Constant(value=''), "
+        "Constant(value=None), Constant(value=1000.0)], ctx=Load()))], decorator_list=[], returns=Subscript(value="
+        "Name(id='list', ctx=Load()), slice=Name(id='str', ctx=Load()), ctx=Load()))], type_ignores=[])"
+    )
     files = {
         p.relative_to(REPOSITORY / "xmkd" / "simulate").as_posix() for p in Path(locks.__file__).parent.rglob("*.py")
     }

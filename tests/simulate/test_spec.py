@@ -130,6 +130,9 @@ ct: {patients: {train: 4, test: 2}}
         (["seed=-1"], "seed: -1 is negative"),
         (["cohort=pdo"], "cohort: 'pdo' is none of"),
         (["sites.names=[a-hospital-of-a-long-name]"], "sites.names"),
+        (["lock=abc"], "lock: it can't be given; it is the hash of the lock"),
+        (["limits.mri.oracle={auroc: 1, low: 1, high: 1, patients: 9}"], "limits: it can't be given"),
+        (["name=other"], "name: it can't be given; it is that of the file"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(words: list[str], problem: str) -> None:

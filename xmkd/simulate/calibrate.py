@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,10 @@ def make_lock(
         )
     spec, place = load(path), path_of(path)
     sizes = [*(n for n in SIZES if 2 * n <= patients), patients]
-    start = read(place).visibility if place.is_file() else {}
+    start: dict[str, float] = {}
+    if place.is_file():
+        with suppress(ConfigError):  # a damaged lock is replaced
+            start = read(place).visibility
     with Pool(available() if workers is None else workers) as pool:
         found = calibrate(
             Workshop(spec, measurements, work, pool, report), start=start, sizes=sizes, monte_carlo=monte_carlo
@@ -189,7 +193,7 @@ def calibrate(
     """
     spec = shop.spec
     disease, modalities = DISEASE[spec.cohort], calibrated(spec)
-    if disease is None or not modalities:
+    if not modalities:
         raise ConfigError(
             f"a cohort of kind {spec.cohort} has no label whose difficulty could be solved for",
             where=spec.name,

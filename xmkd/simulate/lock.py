@@ -21,7 +21,7 @@ import yaml
 from xmkd.binding import bind
 from xmkd.errors import ConfigError
 from xmkd.simulate.output import write_file
-from xmkd.simulate.spec import FROM_LOCK, CohortSpec, Modality, UltrasoundPart, VolumePart
+from xmkd.simulate.spec import FROM_LOCK, CohortSpec, Modality, UltrasoundPart, VolumePart, modality_of
 
 FORMAT = 1
 AGAIN = "calibrate: xmkd simulate SPEC --calibrate"
@@ -136,6 +136,7 @@ def read(path: str | Path) -> Lock:
     if not problems and not isinstance(tree, dict):
         problems = ["it holds no keys and values"]
     found = bind(Lock, tree, "", problems) if isinstance(tree, dict) else None
+    problems += [f"visibility.{m}: {v:g} is negative" for m, v in found.visibility.items() if v < 0] if found else []
     if found is None or problems or found.format != FORMAT:
         text = "; ".join(problems) or f"format {getattr(found, 'format', None)}, not {FORMAT}"
         raise ConfigError(f"this lock is damaged: {text}", where=path, fixes=(AGAIN, "take it from version control"))
@@ -160,6 +161,13 @@ def check(spec: CohortSpec, path: str | Path, *, strict: bool = False) -> Lock:
             f"(hash {found.specification} then, {specification_hash(spec)} now)",
             where=path,
             fixes=(AGAIN, "take back what was changed in the specification"),
+        )
+    lacking = sorted({modality_of(part) for part in spec.parts()} - set(found.visibility))
+    if lacking:
+        raise ConfigError(
+            f"the lock gives no visibility on {', '.join(lacking)}",
+            where=path,
+            fixes=(AGAIN, "take it from version control"),
         )
     if isinstance(spec.visibility, dict) and not spec.visibility.items() >= found.visibility.items():
         raise ConfigError(
@@ -224,7 +232,25 @@ def _code(source: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [n for n in body if not _is_text(n)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(value: object) -> str:
+    """As `ast.dump` of Python 3.11 has it, whatever Python this is: a lock holds under all of them.
+
+    Later ones add `type_params`, leave empty lists out, or put an empty text into the format of a value.
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dump, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    found = {name: getattr(value, name, None) for name in value._fields}
+    kept = {n: v for n, v in found.items() if v is not None or getattr(type(value), n, ...) is not None}
+    if not kept.get("type_params", True):
+        del kept["type_params"]
+    if isinstance(value, ast.JoinedStr):
+        kept["values"] = [v for v in value.values if not (isinstance(v, ast.Constant) and v.value == "")]
+    return f"{type(value).__name__}({', '.join(f'{n}={_dump(v)}' for n, v in kept.items())})"
 
 
 def _is_text(node: ast.AST) -> bool:

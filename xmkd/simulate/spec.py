@@ -37,6 +37,11 @@ SEQUENCES = ("t2_sag", "t1_sag", "t1ce_sag", "dwi_sag", "adc_sag")
 _FIELD_OF_VIEW = (120.0, 500.0)  # mm in a slice: from a zoomed uterus to a whole trunk
 _COVERAGE = (40.0, 500.0)  # mm over all slices: a uterus is 40 to 60 mm wide
 _PIXELS = (16, 1024)
+_NOT_GIVEN = {
+    "name": "it is that of the file",
+    "lock": "it is the hash of the lock beside the file",
+    "limits": "they stand in the lock beside the file",
+}
 _SITE = r"[\w-]{1,8}"  # it stands in the DICOM header as the station's name too
 
 
@@ -207,7 +212,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> CohortSpec:
     """
     sections = "keys such as cohort:, prevalence: and tvus:"
     tree = settings.read(path, overrides, what="cohort", home=HOME, sections=sections)
-    problems: list[str] = []
+    problems = [f"{key}: it can't be given; {why}" for key, why in _NOT_GIVEN.items() if key in tree]
     spec = bind(CohortSpec, {"name": Path(path).stem, **tree}, "", problems)
     if spec is not None and not problems:
         problems = contradictions(spec)
