@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,11 +105,55 @@ def test_an_interrupted_cohort_goes_on(once: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "pod") == contents(once)
 
 
-def test_a_damaged_examination_is_made_again(once: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", [None, "", '{"files": [', '{"files": [{"nme": 1}], "truth": {}}', '{"truth": {}}', "[]"]
+)
+def test_a_damaged_examination_is_made_again(once: Path, tmp_path: Path, text: str | None) -> None:
     shutil.copytree(once, tmp_path / "pod")
-    complete(tmp_path / "pod")[0].unlink()
+    record = complete(tmp_path / "pod")[0]
+    record.unlink()
+    if text is not None:
+        record.write_text(text)
     found = cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1)
     assert sum(part.rendered for part in found) == 1
+    assert contents(tmp_path / "pod") == contents(once)
+
+
+@pytest.mark.parametrize("name", ["tvus/*/still0_mask.png", "tvus/*/clip0.dcm", "mri/*/t2_sag"])
+def test_an_examination_that_lacks_a_file_is_made_again(once: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    lost = sorted((tmp_path / "pod").glob(name))[0]
+    lost.rename(tmp_path / "elsewhere")
+    found = cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1)
+    assert sum(part.rendered for part in found) == 1
+    assert contents(tmp_path / "pod") == contents(once)
+
+
+def test_a_damaged_examination_of_another_part_is_left_out_of_the_truth(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    damaged = tmp_path / "pod" / "mri" / "pod31-mri-train-00001"
+    (damaged / "examination.json").write_text("")
+    cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1, only="tvus")
+    truth = set(pd.read_csv(tmp_path / "pod" / "truth.csv")["patient_id"])
+    assert set(pd.read_csv(once / "truth.csv")["patient_id"]) - truth == {damaged.name}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "[]",
+        '{"hash": "a", "versions": {}, "specification": {}}',
+        '{"hash": "a", "versions": 1, "specification": {"name": "a", "cohort": "pod"}}',
+        '{"hash": "a", "versions": {}, "specification": {"name": "a", "cohort": ".*"}}',
+    ],
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_damaged_record_of_the_cohort_is_refused(once: Path, tmp_path: Path, text: str, force: bool) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    (tmp_path / "pod" / cohort.COHORT).write_text(text)
+    message = refusal(RunError, tiny(), tmp_path / "pod", examine, workers=1, force=force)
+    assert "which says which cohort is here, is damaged" in message
     assert contents(tmp_path / "pod") == contents(once)
 
 
@@ -131,6 +176,28 @@ def test_another_cohort_is_replaced_only_by_force(once: Path, tmp_path: Path) ->
     cohort.simulate(other, tmp_path / "pod", examine, workers=1, force=True)
     cohort.simulate(other, tmp_path / "fresh", examine, workers=1)
     assert contents(tmp_path / "pod") == contents(tmp_path / "fresh") | {"notes.txt": b"mine"}
+
+
+def test_force_leaves_what_no_simulation_wrote(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    mine = {"mri/mine/notes.txt": b"mine", "mri/readme": b"mine", "mri_unlabelled/readme": b"mine"}
+    for name, text in mine.items():
+        (tmp_path / "pod" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "pod" / name).write_bytes(text)
+    cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1, only="mri", force=True)
+    assert contents(tmp_path / "pod") == contents(once) | mine
+    other = tiny("pod", "seed=5", "mri_unlabelled=null")
+    cohort.simulate(other, tmp_path / "pod", examine, workers=1, force=True)
+    cohort.simulate(other, tmp_path / "fresh", examine, workers=1)
+    assert contents(tmp_path / "pod") == contents(tmp_path / "fresh") | mine
+
+
+def test_force_deletes_nothing_that_another_process_writes(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    with held(tmp_path / "pod" / "mri"):
+        message = refusal(RunError, tiny(), tmp_path / "pod", examine, workers=1, only="mri", force=True)
+    assert "another process" in message
+    assert contents(tmp_path / "pod") == contents(once)
 
 
 def test_force_for_one_part_leaves_the_others(once: Path, tmp_path: Path) -> None:
@@ -161,15 +228,22 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert "--out FOLDER" in message
 
 
-def test_two_processes_do_not_write_one_part(once: Path) -> None:
+@contextmanager
+def held(part: Path) -> Iterator[None]:
+    """As long as another process writes a part."""
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    command = [sys.executable, "-c", code, str(once / "mri" / ".lock")]
+    command = [sys.executable, "-c", code, str(part / cohort.LOCKED)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         other.stdout.readline()
+        yield
+        other.communicate("\n")
+
+
+def test_two_processes_do_not_write_one_part(once: Path) -> None:
+    with held(once / "mri"):
         assert "another process" in refusal(RunError, tiny(), once, examine, workers=1)
         cohort.simulate(tiny(), once, examine, workers=1, only="tvus")
-        other.communicate("\n")
     cohort.simulate(tiny(), once, examine, workers=1)
 
 

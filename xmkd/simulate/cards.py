@@ -78,7 +78,16 @@ class Examined:
     def load(cls, folder: Path) -> Examined:
         """Read what `save` wrote."""
         content = json.loads((folder / RECORD).read_text())
-        return cls([File(**values) for values in content["files"]], content["truth"])
+        return cls([File(**values) for values in content["files"]], dict(content["truth"]))
+
+
+def complete(folder: Path) -> bool:
+    """Whether an examination lies in a folder with a record that can be read and all that it names."""
+    try:
+        files = Examined.load(folder).files
+        return all((folder / place).exists() for file in files for place in (file.path, file.mask))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def base(spec: CohortSpec) -> Path:

@@ -37,13 +37,15 @@ from xmkd.files import writing
 from xmkd.simulate import cards
 from xmkd.simulate import lock as locks
 from xmkd.simulate import spec as specs
-from xmkd.simulate.cards import RECORD, TRUTH, Examined
+from xmkd.simulate.cards import TRUTH, Examined
 from xmkd.simulate.output import OTHER_PLACE, write_file
 from xmkd.simulate.plan import Patient, patients
 from xmkd.simulate.pool import Pool, available
-from xmkd.simulate.spec import FROM_LOCK, PARTS, CohortSpec
+from xmkd.simulate.spec import FROM_LOCK, PARTS, SPLITS, CohortSpec
 
 COHORT = "cohort.json"
+LOCKED = ".lock"
+"""In the folder of a part; held by the process that writes it."""
 _VERSIONED = ("torch", "numpy", "scipy", "pydicom")
 
 Examine = Callable[[CohortSpec, Patient, Path], Examined]
@@ -137,7 +139,7 @@ def simulate(
     with Pool(workers) as pool:
         found = [_part(spec, out, name, examine, pool) for name in names]
     everyone = [p for name in spec.parts() for p in patients(spec, name)]
-    there = [p for p in everyone if (out / p.part / p.id / RECORD).is_file()]
+    there = [p for p in everyone if cards.complete(out / p.part / p.id)]
     cards.write_truth(spec, out, there)
     return found
 
@@ -165,7 +167,7 @@ def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) 
     people = patients(spec, name)
     begun = time.perf_counter()
     with _alone(out / name):
-        missing = [p for p in people if not (out / name / p.id / RECORD).is_file()]
+        missing = [p for p in people if not cards.complete(out / name / p.id)]
         with _progress() as progress:
             task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
             for _ in pool.run(partial(_examination, spec, out, examine), missing):
@@ -192,7 +194,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     with writing(folder, OTHER_PLACE):
         folder.mkdir(exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCKED).open("w")
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
@@ -260,11 +262,21 @@ def _claim(spec: CohortSpec, out: Path, parts: list[str], force: bool) -> None:
 
 
 def _remove(out: Path, cohort: str, parts: list[str]) -> None:
-    """Delete the examinations and tables of these parts, and nothing else."""
+    """Delete the examinations and tables of these parts, and nothing else.
+
+    Raises:
+        RunError: Another process writes one of them, or something can't be deleted.
+    """
+    examinations = re.compile(rf"\.?{cohort}\d+-\w+-({'|'.join(SPLITS)})(-r\d+)?-\d+(\.tmp)?")
     tables = re.compile(rf"{cohort}_({'|'.join(parts)})(_stills)?(_r\d+)?(_flips[\d.]+)?\.(csv|yaml)")
+    for folder in (out / part for part in parts if (out / part).is_dir()):
+        with _alone(folder), writing(folder, OTHER_PLACE):
+            for path in folder.iterdir():
+                if examinations.fullmatch(path.name):
+                    shutil.rmtree(path)
+            if [path.name for path in folder.iterdir()] == [LOCKED]:
+                shutil.rmtree(folder)
     with writing(out, OTHER_PLACE):
-        for part in parts:
-            shutil.rmtree(out / part, ignore_errors=True)
         for path in out.iterdir():
             if tables.fullmatch(path.name) or re.fullmatch(rf"{TRUTH}.*\.csv", path.name):
                 path.unlink()
@@ -273,11 +285,12 @@ def _remove(out: Path, cohort: str, parts: list[str]) -> None:
 def _record(out: Path) -> dict[str, Any]:
     try:
         content = json.loads((out / COHORT).read_text())
-        known = {"hash", "versions", "specification"} <= set(content)
-    except (OSError, ValueError, TypeError):
-        known = False
-    if known:
-        return dict(content)
+    except (OSError, ValueError):
+        content = None
+    if isinstance(content, dict) and "hash" in content and isinstance(content.get("versions"), dict):
+        specification = content.get("specification")
+        if isinstance(specification, dict) and "name" in specification and specification.get("cohort") in PARTS:
+            return content
     raise RunError(
         "this file, which says which cohort is here, is damaged",
         where=out / COHORT,
