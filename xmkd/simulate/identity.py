@@ -20,7 +20,7 @@ class Identity:
     """What the header of a file says of the patient and the hospital.
 
     Attributes:
-        cohort: Name and seed of the cohort, so that two cohorts share no UID.
+        cohort: Kind and seed of the cohort; cohorts that differ in either share no UID.
         patient: The patient's id in the manifest: 1 to 40 letters, digits, dots, hyphens or underscores.
         age: Years.
         site: The hospital, such as "A": 1 to 8 of these.

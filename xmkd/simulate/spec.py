@@ -125,7 +125,7 @@ class Sites:
         names: Their names; each has its own machines.
         shares: Fractions of the patients; empty for equal ones.
         confounding: 0: the label says nothing of the site. 1: ill patients come from the first half of the sites, the
-            others from the second. Between: that fraction of the patients does.
+            others from the second. Between: so for that fraction of the patients, the others come from any site.
         confounded: Sides of the split on which this is so.
     """
 
@@ -142,7 +142,7 @@ class CohortSpec:
     Attributes:
         cohort: What it is for.
         name: Name of the file.
-        seed: Seed of everything; of two cohorts with one seed the patients of the same number are the same women.
+        seed: Seed of everything; of two cohorts of one kind and seed the patients of one number are the same woman.
         replicate: Draws other patients for training, validation and calibration; test patients stay, and are not
             rendered again in the same folder.
         prevalence: Fraction of ill patients, kept in every prefix of the patient numbers to within one patient.
