@@ -60,6 +60,9 @@ def simulate(
 
     try:
         if calibrate:
+            if out is not None or only is not None or force:
+                fixes = ("leave out --out, --only and --force", "leave out --calibrate to simulate the cohort")
+                raise ConfigError("calibration writes a lock and no cohort", where="--calibrate", fixes=fixes)
             calibration.make_lock(spec, work, overrides=overrides, patients=reserved, workers=workers)
             return
         found = cohort.load(spec, overrides)

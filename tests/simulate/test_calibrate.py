@@ -181,6 +181,8 @@ def test_the_command(cli: Cli) -> None:
         (["ct_mr_tiny.yaml", "--calibrate"], "no label whose difficulty"),
         (["pod_demo.yaml", "--calibrate", "rho=0.1"], "as its file has it"),
         (["pod_demo.yaml", "--calibrate", "--reserved", 10], "400 reserved patients"),
+        (["pod_demo.yaml", "--calibrate", "--out", "cohort"], "writes a lock and no cohort"),
+        (["pod_demo.yaml", "--calibrate", "--only", "mri"], "writes a lock and no cohort"),
         (["pod_tiny.yaml"], "not said where the cohort is to go"),
     ):
         called = cli("simulate", COHORTS / str(words[0]), *words[1:])
