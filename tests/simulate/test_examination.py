@@ -123,6 +123,17 @@ def test_only_pixels_tell_what_an_examination_shows(kind: str, part: str, tmp_pa
     assert any(sides[0][1][name] != sides[1][1][name] for name in ours)
 
 
+def test_the_longest_id_fits_into_a_header(tmp_path: Path) -> None:
+    part = "mri_unlabelled={patients: {train: 1}, size: [6, 48, 48], spacing: [12.0, 4.5, 4.5]}"
+    spec = tiny("carcinoma", part, "seed=9999999999", "replicate=9999")
+    patient = patients(spec, "mri_unlabelled")[0]
+    examined(spec, patient, tmp_path / "a")
+    header = pydicom.dcmread(tmp_path / "a" / "t2_sag" / "IM0001.dcm")
+    assert header.PatientID == patient.id == "carcinoma9999999999-mri_unlabelled-train-r9999-00001"
+    assert len(str(header.PatientName)) == 64
+    assert str(header.PatientName).split("^")[1] == patient.id[-40:]
+
+
 def test_the_truth_holds_the_evidence_and_the_anatomy(tmp_path: Path) -> None:
     found, _ = examined(tiny("pod"), first(tiny("pod"), "tvus"), tmp_path / "tvus")
     assert {"evidence_coupling_retrocervical", "evidence_plaque_mm_fundal", "uterus_mm"} <= set(found.truth)

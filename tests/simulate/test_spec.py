@@ -128,6 +128,8 @@ ct: {patients: {train: 4, test: 2}}
         (["tvus.patients.test=0"], "tvus.patients.test: without test patients"),
         (["tvus=null"], "tvus: a cohort of kind pod needs it"),
         (["seed=-1"], "seed: -1 is negative"),
+        (["seed=10000000000"], "seed: 10000000000 is above 9999999999"),
+        (["replicate=10000"], "replicate: 10000 is above 9999"),
         (["cohort=pdo"], "cohort: 'pdo' is none of"),
         (["sites.names=[a-hospital-of-a-long-name]"], "sites.names"),
         (["lock=abc"], "lock: it can't be given; it is the hash of the lock"),

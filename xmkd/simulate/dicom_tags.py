@@ -46,6 +46,7 @@ _MR: Mapping[str, _Value] = {
     "ScanOptions": "", "MRAcquisitionType": "2D", "RepetitionTime": "", "EchoTime": "", "EchoTrainLength": "",
 }  # fmt: skip
 
+_NAME = 40  # characters of an id that its 64 leave for a person's name (PS3.5, 6.2)
 AIR_HU = -1024  # what a stored 0 means, as most scanners have it
 _CT: Mapping[str, _Value] = {
     "ImageType": "ORIGINAL\\PRIMARY\\AXIAL", "KVP": "", "AcquisitionNumber": 1, "RescaleIntercept": AIR_HU,
@@ -67,7 +68,7 @@ def common(identity: Identity, code: str, series: str, number: int) -> Dataset:
     facts: dict[str, _Value] = {
         "SpecificCharacterSet": "ISO_IR 192", "ImageComments": NOTE, "QualityControlImage": "YES",
         "BurnedInAnnotation": "NO", "LossyImageCompression": "00",
-        "PatientName": f"SIMULATED^{identity.patient}^NOT A PATIENT", "PatientID": identity.patient,
+        "PatientName": f"SIMULATED^{identity.patient[-_NAME:]}^NOT A PATIENT", "PatientID": identity.patient,
         "PatientBirthDate": "", "PatientSex": "F", "PatientAge": f"{identity.age:03d}Y", "PatientComments": NOTE,
         "StudyInstanceUID": identity.uid(), "StudyDate": DATE, "StudyTime": TIME, "ContentDate": DATE,
         "ContentTime": TIME, "StudyID": "1", "AccessionNumber": "", "ReferringPhysicianName": "",

@@ -21,7 +21,7 @@ class Identity:
 
     Attributes:
         cohort: Kind and seed of the cohort; cohorts that differ in either share no UID.
-        patient: The patient's id in the manifest: 1 to 40 letters, digits, dots, hyphens or underscores.
+        patient: The patient's id in the manifest: 1 to 64 letters, digits, dots, hyphens or underscores.
         age: Years.
         site: The hospital, such as "A": 1 to 8 of these.
         study: Name of the examination, such as "mri". Its series lie in one frame of reference.
@@ -34,7 +34,7 @@ class Identity:
     study: str = "1"
 
     def __post_init__(self) -> None:
-        named = re.fullmatch(r"[\w.-]{1,40}", self.patient, re.ASCII) and re.fullmatch(
+        named = re.fullmatch(r"[\w.-]{1,64}", self.patient, re.ASCII) and re.fullmatch(
             r"[\w.-]{1,8}", self.site, re.ASCII
         )
         if not named or not 0 <= self.age <= 130:

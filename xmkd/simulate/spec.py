@@ -37,6 +37,7 @@ SEQUENCES = ("t2_sag", "t1_sag", "t1ce_sag", "dwi_sag", "adc_sag")
 _FIELD_OF_VIEW = (120.0, 500.0)  # mm in a slice: from a zoomed uterus to a whole trunk
 _COVERAGE = (40.0, 500.0)  # mm over all slices: a uterus is 40 to 60 mm wide
 _PIXELS = (16, 1024)
+_LARGEST = {"seed": 10**10 - 1, "replicate": 10**4 - 1}  # both stand in the patients' ids
 _NOT_GIVEN = {
     "name": "it is that of the file",
     "lock": "it is the hash of the lock beside the file",
@@ -237,7 +238,13 @@ def contradictions(spec: CohortSpec) -> list[str]:
 
 
 def _fractions(spec: CohortSpec) -> list[str]:
-    problems = [f"{name}: {value} is negative" for name in ("seed", "replicate") if (value := getattr(spec, name)) < 0]
+    problems = []
+    for name, most in _LARGEST.items():
+        value = getattr(spec, name)
+        if value < 0:
+            problems.append(f"{name}: {value} is negative")
+        elif value > most:
+            problems.append(f"{name}: {value} is above {most}: patients' ids would be too long for DICOM")
     prevalences = {"prevalence": spec.prevalence}
     for name, part in spec.parts().items():
         if not isinstance(part, PairPart) and part.prevalence is not None:
