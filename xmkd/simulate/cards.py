@@ -1,6 +1,7 @@
 """The tables of a simulated cohort: a manifest with its card for each part, and the truth apart from them.
 
-What only the simulator knows goes to truth.csv and nowhere else, so that no method can be given it by mistake.
+What only the simulator knows goes to truth.csv and the examinations' own records, never to a manifest, so that no
+method can be given it by mistake.
 """
 
 from __future__ import annotations
