@@ -333,6 +333,12 @@ def test_every_lock_holds(path: Path) -> None:
         assert part.oracle.auroc < part.ceiling.high
 
 
+@pytest.mark.parametrize("path", sorted(COHORTS.glob("pod_*.yaml")), ids=lambda p: p.stem)
+def test_every_pod_cohort_is_ready_to_simulate(path: Path) -> None:
+    spec = specs.load(path)
+    assert isinstance(spec.visibility, dict) or locks.path_of(path).is_file()
+
+
 @pytest.mark.parametrize("text", ["", "visibility: [", "cohort: x\n", "format: 1\nunknown: 2\n", "\xff"])
 def test_a_damaged_lock(locked: tuple[Lock, Path], text: str) -> None:
     locked[1].write_text(text, encoding="latin-1")
