@@ -101,7 +101,7 @@ def draw(table: pd.DataFrame, limits: dict[str, float], path: Path) -> None:
     axes.set(xscale="log", xlabel="training patients", ylabel="AUROC, 1,000 test patients", ylim=(0.4, 1.03))
     axes.set_xticks([50, 100, 200, 400], ["50", "100", "200", "400"])
     axes.minorticks_off()
-    axes.legend(loc="center right", fontsize=8, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.88), fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
