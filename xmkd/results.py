@@ -14,7 +14,8 @@ import pandas as pd
 from xmkd import config as configuration
 from xmkd import runs
 from xmkd.config import Experiment
-from xmkd.data.manifest import Limit, Manifest, Split
+from xmkd.data.limits import Limit, lock_of
+from xmkd.data.manifest import Manifest, Split
 from xmkd.data.streams import Stream, Study, plan
 from xmkd.errors import EvaluationError, ManifestError, RunError
 from xmkd.evaluation import classification, thresholds
@@ -228,7 +229,7 @@ def comparison(first: Path, others: list[Path], cut: float | None = None) -> str
             fixes=("name each run once", "compare it with a run of another seed or setting"),
         )
     _require_one_salt(found)
-    runs.lock_of(*(r.provenance() for r in found))
+    lock_of(*(r.provenance() for r in found))
     # The shortest names that tell them apart: fold_0, or <experiment>/<run_id>, ...
     parts = [r.folder.resolve().parts for r in found]
     depth = next(n for n in range(1, 100) if len({p[-n:] for p in parts}) == len(parts))

@@ -316,24 +316,6 @@ def data_record(study: Study) -> dict[str, Any]:
     return {"manifests": manifests, "split": study.split_hash}
 
 
-def lock_of(*records: dict[str, Any]) -> str:
-    """The lock of the simulated cohorts in these provenances, "" where there are none.
-
-    Raises:
-        RunError: There are several: tasks of different difficulty.
-    """
-    found = {
-        m["lock"]: f"{m['file']}: lock {m['lock']}" for r in records for m in r["manifests"].values() if "lock" in m
-    }
-    if len(found) > 1:
-        raise RunError(
-            "results on simulated cohorts of different difficulty are not put together",
-            where="; ".join(found.values()),
-            fixes=("run both on one cohort", "report each by itself: xmkd report RUN"),
-        )
-    return next(iter(found), "")
-
-
 def has_manifests(record: dict[str, Any], study: Study) -> bool:
     """Whether a provenance tells of these very manifests, wherever they lie."""
     hashes = {name: manifest["hash"] for name, manifest in record["manifests"].items()}

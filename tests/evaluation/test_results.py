@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Cli
 from tests.evaluation.conftest import Predictions
 from xmkd.config import Experiment, load
-from xmkd.data.manifest import Limit
+from xmkd.data.limits import Limit
 from xmkd.data.streams import plan
 from xmkd.errors import LeakageError, RunError
 from xmkd.evaluation.thresholds import operating_point

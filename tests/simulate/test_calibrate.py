@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from tests.conftest import REPOSITORY, Cli
+from xmkd.data.limits import Limit
 from xmkd.errors import ConfigError
 from xmkd.evaluation.statistics import auroc_interval
 from xmkd.simulate import calibrate as calibration
@@ -268,7 +269,7 @@ def test_the_oracle_takes_ten_measurements_at_most(names: int) -> None:
 
 @pytest.fixture
 def locked(tmp_path: Path) -> tuple[Lock, Path]:
-    part = locks.Difficulty(0.88, locks.Figure(0.881, 0.87, 0.89, 4000), 4000, locks.Figure(0.93, 0.929, 0.931, 9), {})
+    part = locks.Difficulty(0.88, Limit(0.881, 0.87, 0.89, 4000), 4000, Limit(0.93, 0.929, 0.931, 9), {})
     found = Lock(
         locks.FORMAT,
         SPEC.name,

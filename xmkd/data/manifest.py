@@ -21,6 +21,7 @@ import pandas as pd
 
 import xmkd
 from xmkd.binding import bind, nearest
+from xmkd.data.limits import Limit
 from xmkd.data.splits import PARTS, Split, folds, split
 from xmkd.errors import DataMissingError, ManifestError
 
@@ -34,23 +35,6 @@ REQUIRED = ("sample_id", "patient_id", "modality", "path")
 COLUMNS = ("sample_id", "patient_id", "modality", "sequence", "path", "mask", "site", "split", "fold")
 ROOT_VARIABLE = "XMKD_DATA"
 _SHOWN = 5  # rows named per problem; a wrong column would otherwise fill the screen
-
-
-@dataclass(frozen=True)
-class Limit:
-    """How well a label of a simulated set can be told, as an AUROC with its interval.
-
-    Attributes:
-        auroc: The figure.
-        low: Lower bound.
-        high: Upper bound.
-        patients: Number of patients it was computed on.
-    """
-
-    auroc: float
-    low: float
-    high: float
-    patients: int
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from xmkd import runs
 from xmkd.config import Experiment
+from xmkd.data.limits import lock_of
 from xmkd.data.pseudonyms import SALT_FILE, SALT_VARIABLE, fingerprint, pseudonym, salt
 from xmkd.data.streams import Stream, Study, plan
 from xmkd.errors import RunError, XmkdError
@@ -167,7 +168,7 @@ def collect(run: Run, experiment: Experiment | None = None, study: Study | None 
         )
     experiment = experiment or run.experiment()
     summary, record, problem = run.summary(), run.provenance(), ""
-    runs.lock_of(record)
+    lock_of(record)
     if study is None:
         study, problem = _planned(experiment, record)
     folds = []

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from xmkd.data.limits import Limit
 from xmkd.errors import ConfigError
 from xmkd.evaluation.statistics import Interval
 from xmkd.files import writing
@@ -27,7 +28,6 @@ from xmkd.simulate.ceilings import PATIENTS, latent_ceiling, spearman
 from xmkd.simulate.lock import (
     FORMAT,
     Difficulty,
-    Figure,
     Lock,
     calibrated,
     path_of,
@@ -342,6 +342,6 @@ def _kept(file: Path) -> dict[int, Row]:
     return {int(row["number"]): row for row in rows}
 
 
-def _figure(interval: Interval) -> Figure:
+def _figure(interval: Interval) -> Limit:
     low, high = (interval.value if bound is None else bound for bound in (interval.low, interval.high))
-    return Figure(interval.value, low, high, interval.patients)
+    return Limit(interval.value, low, high, interval.patients)

@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from xmkd.binding import nearest
-from xmkd.data.manifest import Limit
 from xmkd.errors import ConfigError, RunError
 from xmkd.files import writing
 from xmkd.simulate import cards
@@ -96,14 +95,8 @@ def load(path: Path, overrides: list[str] | None = None) -> CohortSpec:
     if spec.visibility != FROM_LOCK:
         return spec
     found = locks.check(spec, locks.path_of(path))
-    limits = {modality: limits_of(difficulty) for modality, difficulty in found.modalities.items()}
+    limits = {m: {"oracle": known.oracle, "ceiling": known.ceiling} for m, known in found.modalities.items()}
     return replace(spec, visibility=found.visibility, lock=found.hash, limits=limits)
-
-
-def limits_of(difficulty: locks.Difficulty) -> dict[str, Limit]:
-    """What a lock knows of a modality, as a card says it."""
-    figures = {"oracle": difficulty.oracle, "ceiling": difficulty.ceiling}
-    return {name: Limit(f.auroc, f.low, f.high, f.patients) for name, f in figures.items()}
 
 
 def simulate(

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from xmkd.binding import bind
+from xmkd.data.limits import Limit
 from xmkd.errors import ConfigError
 from xmkd.simulate.output import write_file
 from xmkd.simulate.spec import FROM_LOCK, CohortSpec, Modality, UltrasoundPart, VolumePart, modality_of
@@ -38,23 +39,6 @@ ELSEWHERE = frozenset(
 
 
 @dataclass(frozen=True)
-class Figure:
-    """An AUROC with its interval.
-
-    Attributes:
-        auroc: The figure.
-        low: Lower bound.
-        high: Upper bound.
-        patients: Number of patients it was computed on.
-    """
-
-    auroc: float
-    low: float
-    high: float
-    patients: int
-
-
-@dataclass(frozen=True)
 class Difficulty:
     """One modality of a cohort.
 
@@ -67,9 +51,9 @@ class Difficulty:
     """
 
     target: float
-    oracle: Figure
+    oracle: Limit
     fitted: int
-    ceiling: Figure
+    ceiling: Limit
     measurements: dict[str, float] = field(default_factory=dict)
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from xmkd import settings
 from xmkd.binding import bind
-from xmkd.data.manifest import Limit
+from xmkd.data.limits import Limit
 from xmkd.errors import ConfigError
 
 Kind = Literal["pod", "carcinoma", "ct_mr", "multisequence"]
