@@ -133,6 +133,13 @@ def test_a_slanted_surface_is_blurred_across_thick_slices() -> None:
     assert coverage(flat, thick).sum() == pytest.approx(9 * 40 * 20, rel=0.01), "coverage keeps the volume"
 
 
+def test_a_mask_is_what_lies_inside() -> None:
+    grid = stack((0.0, 0.0, 0.0), (9, 40, 40), (2.0, 1.0, 1.0))
+    region = Region("urine", ball(grid, 8.0), organ="bladder")
+    assert torch.equal(mask([region], grid) > 0, ball(grid, 8.0) < 0)
+    assert torch.equal(mask([region], grid) > 0, coverage(region, grid) > 0.5), "where it covers more than half"
+
+
 def test_regions_of_a_part_are_placed_in_the_whole() -> None:
     grid = stack((0.0, 0.0, 0.0), (9, 40, 40), (3.0, 1.0, 1.0))
     distance = ball(grid, 9.0)
