@@ -354,6 +354,33 @@ def test_a_lock_with_a_negative_visibility_is_damaged(locked: tuple[Lock, Path])
         locks.read(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tvus: 1.1", "tvus: 0.9"),
+        ("auroc: 0.881", "auroc: 0.8810000001"),
+        ("target: 0.88", "target: 0.97"),
+        ("seed: 5", "seed: 6"),
+        ("checksum: '", "checksum: 'f"),
+        ("checksum: ", "# checksum: "),
+    ],
+)
+def test_a_lock_that_was_edited_by_hand_is_refused(locked: tuple[Lock, Path], old: str, new: str) -> None:
+    _, path = locked
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=r"edited by hand: .*checksum"):
+        locks.read(path)
+
+
+def test_layout_and_comments_of_a_lock_are_not_its_content(locked: tuple[Lock, Path]) -> None:
+    """Git on Windows, for one, changes the ends of lines."""
+    found, path = locked
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"# a word\r\n")
+    assert locks.read(path) == found
+
+
 def test_no_lock(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not been calibrated"):
         locks.read(tmp_path / "pod.lock")

@@ -26,6 +26,8 @@ from xmkd.simulate.spec import FROM_LOCK, CohortSpec, Modality, UltrasoundPart, 
 
 FORMAT = 1
 AGAIN = "calibrate: xmkd simulate SPEC --calibrate"
+CHECKSUM = "checksum"
+"""Key of the file alone: `_digest` of all else in it, so that a lock that was edited by hand is told from one made."""
 STILLS = 4  # most that the oracle averages over where there are no clips
 CALIBRATED: tuple[Modality, ...] = ("tvus", "mri")
 HEADER = "# Made by `xmkd simulate SPEC --calibrate`. Not to be edited: difficulty is solved for, never chosen.\n"
@@ -95,15 +97,16 @@ def path_of(spec: str | Path) -> Path:
 
 
 def write(lock: Lock, path: Path) -> None:
-    """Write a lock; the same content gives the same bytes."""
-    write_file(path, _text(lock).encode())
+    """Write a lock and the checksum of its content; the same content gives the same bytes."""
+    text = _text(lock)
+    write_file(path, f"{text}{CHECKSUM}: '{_digest(yaml.safe_load(text))}'\n".encode())
 
 
 def read(path: str | Path) -> Lock:
     """Read a lock.
 
     Raises:
-        ConfigError: It is missing, or damaged.
+        ConfigError: It is missing, damaged, or not as calibration wrote it.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,11 +122,19 @@ def read(path: str | Path) -> Lock:
         tree, problems = None, [str(error)]
     if not problems and not isinstance(tree, dict):
         problems = ["it holds no keys and values"]
+    written = tree.pop(CHECKSUM, None) if isinstance(tree, dict) else None
     found = bind(Lock, tree, "", problems) if isinstance(tree, dict) else None
     problems += [f"visibility.{m}: {v:g} is negative" for m, v in found.visibility.items() if v < 0] if found else []
     if found is None or problems or found.format != FORMAT:
         text = "; ".join(problems) or f"format {getattr(found, 'format', None)}, not {FORMAT}"
         raise ConfigError(f"this lock is damaged: {text}", where=path, fixes=(AGAIN, "take it from version control"))
+    if written != (content := _digest(tree)):
+        found_there = "it has no checksum" if written is None else f"checksum {written}, but its content has {content}"
+        raise ConfigError(
+            f"this lock is not as calibration wrote it, so it was edited by hand: {found_there}",
+            where=path,
+            fixes=("take it from version control", AGAIN),
+        )
     return found
 
 
