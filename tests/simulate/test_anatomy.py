@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.simulate.labels import mask
 from xmkd.simulate import anatomy, organs
 from xmkd.simulate import uterus as womb
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.evidence import SITES, Adhesion, Invasion
 from xmkd.simulate.grids import Grid, stack
 from xmkd.simulate.randomness import Seeds
-from xmkd.simulate.scene import ORGANS, mask
+from xmkd.simulate.scene import ORGANS
 
 STUCK = Adhesion((0.9, 0.9), (6.0, 6.0), 1.0, (10.0, 10.0), (0.0, 0.0), 0.5, 30.0)
 

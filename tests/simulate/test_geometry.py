@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.simulate.labels import mask
 from xmkd.simulate import noise, waves
-from xmkd.simulate.curves import bezier, project, project_on, smooth
+from xmkd.simulate.curves import project, project_on, smooth
 from xmkd.simulate.grids import Grid, stack
 from xmkd.simulate.randomness import Seeds
-from xmkd.simulate.scene import Region, bounds, coverage, mask, placed
+from xmkd.simulate.scene import Region, bounds, coverage, placed
 
 
 def ball(grid: Grid, radius: float) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_projection_on_a_straight_line() -> None:
 def test_beside_and_project_are_inverse(angle: float, n: float, q: float) -> None:
     c, s = math.cos(angle), math.sin(angle)
     bend = [(0.0, 0.0), (5.0, 20.0), (18.0, 36.0), (40.0, 44.0)]
-    line = bezier([(c * y - s * z, s * y + c * z) for y, z in bend])
+    line = smooth([(c * y - s * z, s * y + c * z) for y, z in bend])
     y, z = line.beside(q * line.length, n)
     found_s, found_n = project(line, torch.tensor(y), torch.tensor(z))
     assert float(found_n) == pytest.approx(n, abs=0.4)

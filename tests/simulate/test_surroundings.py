@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.simulate.labels import mask
 from xmkd.simulate import anatomy, grids, muscles, organs, shapes, surroundings
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.randomness import Seeds
-from xmkd.simulate.scene import ORGANS, mask
+from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.surroundings import Surroundings
 
 STUCK = Adhesion((0.9, 0.9), (6.0, 6.0), 1.0, (10.0, 10.0), (0.0, 0.0), 4.0, 30.0)

@@ -56,17 +56,6 @@ def smooth(points: Sequence[Point], count: int = 16) -> Curve:
     through = np.asarray(points)
     knots = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(through, axis=0), axis=1))))
     fine = PchipInterpolator(knots, through)(np.linspace(0, knots[-1], 8 * count))
-    return _by_arc_length(fine, count)
-
-
-def bezier(points: Sequence[Point], count: int = 16) -> Curve:
-    """A cubic Bezier curve of four control points (y, z in mm)."""
-    a, b, c, d = (np.asarray(p) for p in points)
-    t = np.linspace(0, 1, 8 * count)[:, None]
-    return _by_arc_length((1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d, count)
-
-
-def _by_arc_length(fine: np.ndarray, count: int) -> Curve:
     arc = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))))
     even = np.linspace(0, arc[-1], count)
     points = np.stack([np.interp(even, arc, fine[:, k]) for k in (0, 1)], axis=1)

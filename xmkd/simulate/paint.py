@@ -14,7 +14,7 @@ from xmkd.simulate.textures import Texture, Textures
 
 # Sections show surfaces more sharply than regions are described, for the receiver blurs them once more; but a voxel is
 # a mean, so that no edge is narrower than about a third of it.
-_SHARP, _BLUR, _VOXEL = 0.6, 0.13, 0.3
+_SHARP, _VOXEL = 0.6, 0.3
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def paint(
     narrowest = _VOXEL * float(torch.hypot(grid.y[0, 1] - grid.y[0, 0], grid.z[0, 1] - grid.z[0, 0]))
     for region in regions:
         mark(labels, region)
-        share, look = coverage(_sharper(region, narrowest), grid, _BLUR), looks[region.tissue]
+        share, look = coverage(_sharper(region, narrowest), grid), looks[region.tissue]
         pattern = textures[look.texture][region.box]
         for channel, value, ripple in zip(picture, look.values, look.ripples, strict=True):
             level = torch.tensor(float(value))

@@ -19,6 +19,8 @@ ORGANS = (
     "background", "uterus", "cervix", "endometrium", "junctional zone", "vagina", "bladder", "rectum",
     "ovary", "free fluid", "fibroid", "endometrioma", "plaque", "tumour", "polyp", "bone",
 )  # fmt: skip
+# By how much the edge of a slanted surface is wider, over how far the surface moves within a thick voxel; assumption.
+_BLUR = 0.13
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Region:
     opacity: float = 1.0
 
 
-def coverage(region: Region, grid: Grid, blur: float = 0.16) -> Tensor:
+def coverage(region: Region, grid: Grid) -> Tensor:
     """How much of each point a region covers, 0 to 1, in the shape of the region's box.
 
     Across the grid's thick axis the edge widens with the slope of the surface: the partial volume of a thick slice.
@@ -53,7 +55,7 @@ def coverage(region: Region, grid: Grid, blur: float = 0.16) -> Tensor:
         steps = (distance.narrow(grid.blur, 2, distance.shape[grid.blur] - 2)
                  - distance.narrow(grid.blur, 0, distance.shape[grid.blur] - 2)).abs_()  # fmt: skip
         first, last = steps.narrow(grid.blur, 0, 1), steps.narrow(grid.blur, steps.shape[grid.blur] - 1, 1)
-        width = torch.cat((first, steps, last), grid.blur).mul_(blur / 2).add_(region.edge)
+        width = torch.cat((first, steps, last), grid.blur).mul_(_BLUR / 2).add_(region.edge)
     alpha = torch.sigmoid(distance.neg() / width)
     return alpha if region.opacity == 1.0 else alpha.mul_(region.opacity)
 
@@ -91,14 +93,6 @@ def _within(outer: Box, inner: Box) -> Box:
         return slice(start + (b.start or 0), a.stop if b.stop is None else start + b.stop)
 
     return one(outer[0], inner[0]), one(outer[1], inner[1]), one(outer[2], inner[2])
-
-
-def mask(regions: Iterable[Region], grid: Grid) -> Tensor:
-    """Organ labels, uint8 `(X, P, Q)`, by `ORGANS`."""
-    labels = torch.zeros(grid.shape, dtype=torch.uint8)
-    for region in regions:
-        mark(labels, region)
-    return labels
 
 
 def mark(labels: Tensor, region: Region) -> None:
