@@ -19,7 +19,6 @@ from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.ultrasound.beam import Beam
 from xmkd.simulate.ultrasound.fan import Fan, Picture
 
-_SLIDERS = 6
 _SAMPLES, _LINES = (256, 384), (144, 216)  # of a fan that is shown on a small or on a large picture
 
 
@@ -115,40 +114,19 @@ def draw(seeds: Seeds, shape: tuple[int, int], reach_mm: float, site: str | None
         site: The hospital; None draws a maker at random.
     """
     rng = seeds.numpy("machine")
-    normal, uniform = rng.normal(size=24), rng.uniform(size=16)
+    normal, uniform, unevenness = rng.normal(size=24), rng.uniform(size=16), rng.normal(size=12)
     maker = MAKERS[int(uniform[0] * len(MAKERS))] if site is None else maker_of(site)
-    large = max(shape) > 240
-    depth = float(np.clip(reach_mm + 14 + 7 * abs(normal[0]) + 4 * normal[1], 58, 112))
-    fan = Fan(
-        depth_mm=depth,
-        half_angle=math.radians(float(np.clip(66 + 4.5 * normal[2], 56, 76))),
-        radius_mm=float(np.clip(10.5 + normal[3], 8.5, 13)),
-        samples=_SAMPLES[large],
-        lines=_LINES[large],
-    )
-    frequency = float(np.clip(6.5 + 0.7 * normal[4], 5.0, 8.0))
-    beam = Beam(
-        frequency_mhz=frequency,
-        focus_mm=float(np.clip(38 + 8 * normal[5], 22, 58)),
-        waist_mm=0.72 * (6.5 / frequency),
-        pulse_mm=0.54 * (6.5 / frequency) * float(np.clip(1 + 0.1 * normal[6], 0.8, 1.25)),
-        side_lobes=0.012 + 0.018 * float(uniform[1]),
-    )
-    compensated = float(np.clip(0.56 + 0.025 * normal[7], 0.49, 0.66))
-    sliders = torch.from_numpy(1.0 * normal[8 : 8 + _SLIDERS]).float()
-    curve_of_sliders = F.interpolate(sliders[None, None], size=fan.samples, mode="linear", align_corners=True)[0, 0]
+    fan = _fan(shape, reach_mm, normal[0:4])
+    beam = _beam(normal[4:7], float(uniform[1]))
     faces_empty = float(np.clip(92 + 10 * normal[14], 70, 120))  # depth (mm) at which noise equals myometrium
-    top = -float(uniform[2] * 3 + 2) if uniform[3] < 0.5 else -fan.radius_mm * (1 - math.cos(fan.half_angle)) - 3
-    zoom = maker.zoom * (0.97 + 0.12 * float(uniform[4]))
-    spacing = max((depth - top + 2) / shape[0], zoom * (depth - top + 2) / shape[1])
     return Machine(
         maker=maker,
         fan=fan,
         beam=beam,
-        picture=Picture(shape, spacing, top, maker.mirrored),
-        tgc_db=fan.depths() * (2 * frequency * compensated / 10) + curve_of_sliders,
-        noise_db=-2 * frequency * 0.56 * faces_empty / 10,
-        contact_db=_contact(fan.lines, rng.normal(size=12), float(uniform[5])),
+        picture=_picture(shape, fan, maker, uniform[2:5]),
+        tgc_db=_compensation(fan, beam, normal[7:14]),
+        noise_db=-2 * beam.frequency_mhz * 0.56 * faces_empty / 10,
+        contact_db=_contact(fan.lines, unevenness, float(uniform[5])),
         gain_db=float(np.clip(-34 + 1.8 * normal[15], -38, -30)),
         range_db=float(np.clip(maker.range_db + 2.5 * normal[16], 49, 66)),
         curve=maker.curve * float(np.clip(1 + 0.06 * normal[17], 0.85, 1.2)),
@@ -162,10 +140,54 @@ def draw(seeds: Seeds, shape: tuple[int, int], reach_mm: float, site: str | None
     )
 
 
+def _fan(shape: tuple[int, int], reach_mm: float, normal: np.ndarray) -> Fan:
+    """Depth, angle and radius; a large picture is scanned more finely."""
+    large = max(shape) > 240
+    return Fan(
+        depth_mm=float(np.clip(reach_mm + 14 + 7 * abs(normal[0]) + 4 * normal[1], 58, 112)),
+        half_angle=math.radians(float(np.clip(66 + 4.5 * normal[2], 56, 76))),
+        radius_mm=float(np.clip(10.5 + normal[3], 8.5, 13)),
+        samples=_SAMPLES[large],
+        lines=_LINES[large],
+    )
+
+
+def _beam(normal: np.ndarray, uniform: float) -> Beam:
+    """A higher frequency makes it narrower and its pulse shorter."""
+    frequency = float(np.clip(6.5 + 0.7 * normal[0], 5.0, 8.0))
+    return Beam(
+        frequency_mhz=frequency,
+        focus_mm=float(np.clip(38 + 8 * normal[1], 22, 58)),
+        waist_mm=0.72 * (6.5 / frequency),
+        pulse_mm=0.54 * (6.5 / frequency) * float(np.clip(1 + 0.1 * normal[2], 0.8, 1.25)),
+        side_lobes=0.012 + 0.018 * uniform,
+    )
+
+
+def _picture(shape: tuple[int, int], fan: Fan, maker: Maker, uniform: np.ndarray) -> Picture:
+    """The whole depth is on the screen; its top cuts the fan's corners off, or does not."""
+    top = -float(uniform[0] * 3 + 2) if uniform[1] < 0.5 else -fan.radius_mm * (1 - math.cos(fan.half_angle)) - 3
+    zoom = maker.zoom * (0.97 + 0.12 * float(uniform[2]))
+    tall = fan.depth_mm - top + 2
+    return Picture(shape, max(tall / shape[0], zoom * tall / shape[1]), top, maker.mirrored)
+
+
+def _compensation(fan: Fan, beam: Beam, normal: np.ndarray) -> Tensor:
+    """Time gain compensation in dB, `(P,)`: for an attenuation near that of tissue, and as the sliders are set."""
+    attenuation = float(np.clip(0.56 + 0.025 * normal[0], 0.49, 0.66))  # dB/cm/MHz
+    sliders = _between(normal[1:], fan.samples)
+    return fan.depths() * (2 * beam.frequency_mhz * attenuation / 10) + sliders
+
+
+def _between(knots: np.ndarray, count: int) -> Tensor:
+    """Linear interpolation between knots that are evenly spread over `count` points."""
+    values = torch.from_numpy(knots).float()[None, None]
+    return F.interpolate(values, size=count, mode="linear", align_corners=True)[0, 0]
+
+
 def _contact(lines: int, normal: np.ndarray, uniform: float) -> Tensor:
     """Loss per line in dB: smooth unevenness, the fall-off to the fan's edges, sometimes lost contact at one edge."""
-    knots = torch.from_numpy(1.2 * normal[:11]).float()
-    uneven = F.interpolate(knots[None, None], size=lines, mode="linear", align_corners=True)[0, 0]
+    uneven = _between(1.2 * normal[:11], lines)
     across = torch.linspace(-1, 1, lines)
     fall = -7.0 * across.abs() ** 6
     if uniform < 0.25:
