@@ -267,6 +267,23 @@ def test_paired_difference_against_constant_scores_is_the_single_interval() -> N
     assert paired.p == pytest.approx(2 * stats.t.sf((single.auroc - 0.5) / paired.se, paired.df), rel=1e-9)
 
 
+def test_several_models_are_judged_by_their_mean_auroc_and_not_by_their_mean_score() -> None:
+    label = np.repeat([1, 0], [30, 50])
+    rng = np.random.default_rng(8)
+    models = [label + rng.normal(size=(4, label.size)) * spread for spread in (0.8, 1.2)]
+    paired = paired_clustered_delong(label, *models)
+    singles = [[clustered_delong(label, row).auroc for row in rows] for rows in models]
+    assert paired.auroc_a == pytest.approx(np.mean(singles[0]), abs=1e-12)
+    assert paired.auroc_b == pytest.approx(np.mean(singles[1]), abs=1e-12)
+    # Each patient's part, averaged over the models, by the definition of DeLong (1988).
+    wins = np.zeros(((label == 1).sum(), (label == 0).sum()))
+    for sign, rows in zip((1, -1), models, strict=True):
+        wins += sign * np.mean([np.subtract.outer(row[label == 1], row[label == 0]) > 0 for row in rows], axis=0)
+    variance = wins.mean(1).var(ddof=1) / wins.shape[0] + wins.mean(0).var(ddof=1) / wins.shape[1]
+    assert paired.se**2 == pytest.approx(variance, rel=1e-9)
+    assert paired.se < paired_clustered_delong(label, models[0][0], models[1][0]).se
+
+
 def test_paired_with_the_same_ranking_is_exactly_no_difference() -> None:
     label, score, patient = draw(11)
     paired = paired_clustered_delong(label, score, np.exp(score), patient)

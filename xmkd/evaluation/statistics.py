@@ -226,10 +226,13 @@ def paired_clustered_delong(
 ) -> PairedDifference:
     """Difference of two AUROCs on the same samples, by Obuchowski (1997) with V10 and V01 replaced by differences.
 
+    A and B may each be several models, such as trainings on several cohorts: the AUROC of each is then the mean over
+    its models, and so are V10 and V01.
+
     Args:
         label: `(n,)`, 1 = positive.
-        score_a: `(n,)`, scores of A.
-        score_b: `(n,)`, scores of B.
+        score_a: `(n,)`, scores of A; or `(models, n)`.
+        score_b: `(n,)`, scores of B; or `(models, n)`.
         groups: `(n,)`, the patient of each sample; None: one sample per patient.
         level: Nominal coverage.
         fold: `(n,)`, common to both; count pairs of the same fold only.
@@ -238,8 +241,11 @@ def paired_clustered_delong(
         EvaluationError: One class only, or unusable input.
     """
     sample, keep = _check(label, groups, fold)
-    values = [check_scores(score, keep.size)[keep] for score in (score_a, score_b)]
-    (value_a, influence_a), (value_b, influence_b) = (_influence(sample, v) for v in values)
+    values = [
+        np.stack([check_scores(row, keep.size)[keep] for row in np.atleast_2d(np.asarray(score, dtype=np.float64))])
+        for score in (score_a, score_b)
+    ]
+    (value_a, influence_a), (value_b, influence_b) = (_mean_influence(sample, models) for models in values)
     influence = (influence_a[0] - influence_b[0], influence_a[1] - influence_b[1])
     difference = value_a - value_b
     se = float(np.sqrt(max(_variance(sample, influence), 0.0))) if sample.df >= 1 else float("nan")
@@ -251,7 +257,7 @@ def paired_clustered_delong(
         half = se * float(stats.t.ppf(0.5 + level / 2, sample.df))
         interval = replace(interval, low=difference - half, high=difference + half)
         p = 2 * float(stats.t.sf(abs(difference) / se, sample.df))
-    elif all(np.array_equal(*ranks) for ranks in [[stats.rankdata(v) for v in values]]):
+    elif np.array_equal(*(stats.rankdata(models, axis=1) for models in values)):
         interval, p = replace(interval, low=0.0, high=0.0, note="both rank all samples alike"), 1.0
     else:
         interval = replace(interval, note="the difference is the same in all patients: no spread to judge it by")
@@ -316,6 +322,13 @@ def _influence(sample: _Sample, score: FloatArray) -> tuple[float, tuple[FloatAr
         for part, rows, v, others in ((parts[0], upper, v10, lower.size), (parts[1], lower, v01, upper.size)):
             part += np.bincount(sample.cluster[rows], (v - mean) * (others / total), minlength=clusters)
     return value, (parts[0], parts[1])
+
+
+def _mean_influence(sample: _Sample, models: FloatArray) -> tuple[float, tuple[FloatArray, FloatArray]]:
+    """`_influence` of the mean AUROC of several models, scores `(models, n)`."""
+    values, parts = zip(*(_influence(sample, scores) for scores in models), strict=True)
+    from_positives, from_negatives = np.mean(parts, axis=0)
+    return float(np.mean(values)), (from_positives, from_negatives)
 
 
 def _placements(positive: FloatArray, negative: FloatArray) -> tuple[FloatArray, FloatArray]:
