@@ -71,20 +71,22 @@ def _cut(values: Tensor, box: Box) -> Tensor:
     return values[box if values.shape[0] > 1 else (slice(None), *box[1:])]
 
 
-def _about(grid: Grid, line: Curve, half_width: float) -> tuple[Box, Grid] | None:
-    """The box about a tube of at most 14 mm to the front and back, and the grid in it."""
+def _along(grid: Grid, line: Curve, half_width: float) -> tuple[Box, Grid, Tensor, Tensor] | None:
+    """The box about a tube of at most 14 mm to the front and back, the grid in it, and its points' `s` and `n`."""
     low, high = (line.points.amin(0) - 14).tolist(), (line.points.amax(0) + 14).tolist()
     box = grid.box((-half_width, half_width), (low[0], high[0]), (low[1], high[1]))
-    return None if box is None else (box, grid.crop(box))
+    if box is None:
+        return None
+    near = grid.crop(box)
+    return box, near, *project_on(line, near)
 
 
 def _vagina(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
     """A flat tube whose lumen is a thin wavy line; it reaches up behind the cervix as the posterior fornix."""
-    found = _about(grid, pelvis.vagina, 20.0)
+    found = _along(grid, pelvis.vagina, 20.0)
     if found is None:
         return
-    box, near = found
-    s, n = project_on(pelvis.vagina, near)
+    box, near, s, n = found
     ends = (s - pelvis.vagina.length + 4).clamp_min(0) + (6 - s).clamp_min(0)
     half, width = pelvis.vagina_radius, 15.0 - 5.0 * (1 - s / pelvis.vagina.length).clamp(0, 1)
     uneven = pelvis.waves["vagina"].on(near)
@@ -99,11 +101,10 @@ def _vagina(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
 
 def _urethra(pelvis: Pelvis, grid: Grid) -> Iterator[Region]:
     """Three rings: dark muscle, bright submucosa, lumen; painted before the bladder, which covers its upper end."""
-    found = _about(grid, pelvis.urethra, 12.0)
+    found = _along(grid, pelvis.urethra, 12.0)
     if found is None:
         return
-    box, near = found
-    s, n = project_on(pelvis.urethra, near)
+    box, near, s, n = found
     within = torch.maximum(-s - 1, s - pelvis.urethra.length)
     across = torch.hypot(n + 0.3 * pelvis.waves["vagina"].on(near), near.x)
     yield Region("urethra_wall", torch.maximum(across - 6.0, within), box, edge=0.8)
