@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
+from benchmarks import _race
+from benchmarks import probes as benchmark
 from tests.conftest import REPOSITORY
 from xmkd.data.image import Image
 from xmkd.simulate import examination as rendered
@@ -52,12 +56,13 @@ def examine(spec: CohortSpec, patient: Patient, folder: Path, *, planted: str = 
         frames[:, :4, :12] = 0
     if patient.ill and planted == "header":
         header["TransducerFrequency"] = 6500
+    cohort = "ill" if patient.ill and planted == "uid" else "pod5"
     mask = np.zeros((64, 64), np.uint8)
     mask[20:30, 20:40] = ORGANS.index("endometrium")
     if patient.ill:
         mask[30:34, 20:40] = ORGANS.index("tumour")
     clip = Clip(frames, (0.5, 0.5), 20.0, (0, 0, 64, 64), mask, header)
-    who = Identity("pod5", patient.id, 40, patient.site, "tvus")
+    who = Identity(cohort, patient.id, 40, patient.site, "tvus")
     write_clip(clip, folder / "clip.dcm", who)
     write_clip_mask(clip, folder / "mask.png")
     return Examined([File("clip1", "clip", "clip.dcm", "mask.png")])
@@ -75,7 +80,9 @@ def test_without_a_shortcut_every_probe_passes() -> None:
     expected = ("clip: mean intensity", "clip: frame difference", "clip: flow", "clip: file size", "clip: clip length",
                 "clip: white pixels", "clip: header TransducerFrequency", "clip: header SOPInstanceUID")  # fmt: skip
     assert set(expected) <= set(judged)
-    assert judged["clip: header TransducerFrequency"].same == 1.0
+    exact = [p for name, p in judged.items() if "header" in name or name in ("clip: file size", "clip: clip length")]
+    assert len(exact) > 40
+    assert {(p.differ, p.auroc) for p in exact} == {(0, None)}
 
 
 @pytest.mark.parametrize(
@@ -84,39 +91,71 @@ def test_without_a_shortcut_every_probe_passes() -> None:
         ("brightness", "clip: mean intensity"),
         ("motion", "clip: flow"),
         ("motion", "clip: frame difference"),
-        ("length", "clip: clip length"),
-        ("length", "clip: file size"),
         ("text", "clip: white pixels"),
     ],
 )
 def test_a_planted_shortcut_is_caught(planted: str, caught: str) -> None:
     probe = found(planted, 30)[caught]
     assert probe.verdict == "SHORTCUT"
+    assert probe.auroc is not None
     assert not 0.4 < probe.auroc.value < 0.6
 
 
-def test_a_header_that_depends_on_the_label_without_ordering_it_is_no_longer_the_same_in_pairs() -> None:
-    probe = found("header", 30)["clip: header TransducerFrequency"]
-    assert probe.same == 0.0
+@pytest.mark.parametrize(
+    "planted, caught",
+    [
+        ("length", "clip: clip length"),
+        ("length", "clip: file size"),
+        ("length", "clip: shape"),
+        ("header", "clip: header TransducerFrequency"),
+        ("uid", "clip: header SOPInstanceUID"),
+    ],
+)
+def test_what_is_no_picture_has_to_be_the_same_in_every_pair(planted: str, caught: str) -> None:
+    probe = found(planted, 30)[caught]
+    assert (probe.verdict, probe.differ) == ("SHORTCUT", 30)
+    assert probe.finding == "differs in 30 of 30 patients"
+
+
+def test_one_pair_that_differs_is_enough() -> None:
+    """An AUROC would be 0.51 here: the order of such values says nothing."""
+    table = pd.DataFrame({"patient": np.repeat(np.arange(40), 2), "ill": [0.0, 1.0] * 40, "file size": 7.0})
+    assert judge(table)[0].verdict == "ok"
+    table.loc[11, "file size"] = 8.0
+    (probe,) = judge(table)
+    assert (probe.verdict, probe.differ) == ("SHORTCUT", 1)
 
 
 def test_baselines_are_printed_and_not_judged() -> None:
-    probe = found("", 30)["clip: baseline: lesion size"]
+    probe = found("", 30)["clip: baseline: lesion area"]
+    assert probe.auroc is not None
     assert probe.auroc.value == 1.0
     assert probe.verdict == ""
+    assert probe.name in probes.text([probe]).splitlines()[0]
 
 
-def test_words_become_one_probe_each() -> None:
+def test_words_and_gaps() -> None:
     table = pd.DataFrame({"patient": np.repeat(np.arange(40), 2), "ill": [0.0, 1.0] * 40})
     table["maker"] = np.where(table["ill"] == 1, "a", "b")
-    table["id"] = [f"u{k:03d}" for k in range(80)]  # the ill always come a step later
+    table["site"] = ["north"] * 18 + [None] * 62
     table["gap"] = np.where(table.index % 3 == 0, np.nan, 1.0)
     named = {p.name: p for p in judge(table)}
-    assert set(named) == {"maker=a", "maker=b", "id", "gap"}
-    assert named["maker=a"].auroc.value == 1.0
-    assert named["maker=a"].verdict == "SHORTCUT"
-    assert 0.5 < named["id"].auroc.value < 0.55
-    assert named["gap"].verdict == "ok"
+    assert [(name, p.verdict) for name, p in named.items()] == [("maker", "SHORTCUT"), ("site", "ok"), ("gap", "ok")]
+    assert (named["maker"].differ, named["site"].differ) == (40, 0)
+    assert named["gap"].auroc is not None
+
+
+def test_a_header_in_words_holds_every_value_of_every_slice() -> None:
+    slices = []
+    for number in (1, 2):
+        one = pydicom.Dataset()
+        one.file_meta = pydicom.dataset.FileMetaDataset()
+        one.InstanceNumber, one.WindowWidth, one.EchoTime = number, 250 + number, None
+        one.ReferencedImageSequence = [pydicom.Dataset()]
+        one.ReferencedImageSequence[0].InstanceNumber = 9
+        slices.append(one)
+    said = probes.fields(slices)
+    assert said == {"InstanceNumber": "9 | 1 | 9 | 2", "WindowWidth": 251.0, "EchoTime": "None | None"}
 
 
 def test_pairs_see_what_unpaired_patients_would_not() -> None:
@@ -125,6 +164,7 @@ def test_pairs_see_what_unpaired_patients_would_not() -> None:
     table = pd.DataFrame({"patient": np.repeat(np.arange(300), 2), "ill": [0.0, 1.0] * 300})
     table["value"] = level + 0.05 * rng.standard_normal(600)
     paired = judge(table)[0].auroc
+    assert paired is not None
     assert paired.low is not None
     assert paired.high is not None
     assert paired.low < 0.5 < paired.high
@@ -152,7 +192,7 @@ def test_baselines_in_mm() -> None:
     labels[0, 10:20, 5:35] = ORGANS.index("endometrium")  # 10 rows of 0.5 mm
     labels[0, 12:16, 10:15] = ORGANS.index("polyp")
     said = probes.baselines(Image(labels, "image", (0.5, 0.5)))
-    assert said["lesion size"] == pytest.approx(20 * 0.25)
+    assert said["lesion area"] == pytest.approx(20 * 0.25)
     assert said["endometrial thickness"] == pytest.approx(5.0, abs=0.6)
     assert probes.baselines(Image(0 * labels, "image", (0.5, 0.5)))["endometrial thickness"] == 0.0
 
@@ -173,9 +213,9 @@ def test_the_files_of_a_real_examination(kind: str, part: str) -> None:
         named = {p.name: p for p in audit(spec, part, 2, pool, rendered.examine)}
     assert any("mean intensity" in name for name in named)
     assert len([name for name in named if "header" in name]) > 50
-    assert {p.same for name, p in named.items() if "header" in name or "file size" in name} == {1.0}
-    assert ("volume t2_sag: baseline: lesion size" in named) == (part == "mri")
-    assert ("still: baseline: lesion size" in named) == (part == "tvus")
+    assert {p.differ for p in named.values() if p.auroc is None} == {0}
+    assert ("volume t2_sag: baseline: lesion volume" in named) == (part == "mri")
+    assert ("still: baseline: lesion area" in named) == (part == "tvus")
 
 
 def test_the_words_of_an_audit() -> None:
@@ -184,5 +224,26 @@ def test_the_words_of_an_audit() -> None:
     assert "SHORTCUT" in first
     assert "the same ill and healthy in every patient" in said.splitlines()[-1]
     table = probes.frame(list(found("", 30).values()))
-    assert list(table.columns) == ["probe", "auroc", "low", "high", "patients", "same", "verdict"]
+    assert list(table.columns) == ["probe", "auroc", "low", "high", "patients", "differ", "verdict"]
     assert (table["patients"] == 30).all()
+
+
+def test_results_of_other_cohorts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_race, "RESULTS", tmp_path)
+    for cohort, values in (("pod_demo", [0, 0]), ("carcinoma_demo", [0]), ("pod_demo", [3])):
+        rows = [probes.Probe("clip: file size", 30, None, value) for value in values]
+        benchmark.record(probes.frame(rows).assign(cohort=cohort))
+    kept = pd.read_csv(tmp_path / "probes.csv")
+    assert kept[["cohort", "differ"]].values.tolist() == [["carcinoma_demo", 0], ["pod_demo", 3]]
+
+
+def test_the_lines_of_the_benchmark() -> None:
+    line = benchmark._line(replace(SPEC, cohort="carcinoma", name="c"), "tvus", list(found("header", 30).values()))
+    first, *others = line.splitlines()
+    assert first.startswith("probes_c_tvus ratio=0.")
+    assert " missed (" in first
+    assert re.search(r"; 1 of \d+ names, sizes and headers differ$", first)
+    assert [re.sub(" alone: .*", "", other) for other in others] == [
+        "probes_c_tvus clip: baseline: lesion area",
+        "probes_c_tvus clip: baseline: endometrial thickness",
+    ]

@@ -1,8 +1,9 @@
 """Shortcut probes: what may not tell the ill from the healthy, measured on the files that a method would read.
 
 The same patients are examined twice, once ill and once healthy, everything else alike: all that differs between the
-two is what the evidence changes. A probe whose AUROC leaves 0.45 to 0.55 shows a shortcut, such as more motion, darker
-pictures or larger files of the ill. Paired examinations see it with hundreds of patients; unpaired ones would need
+two is what the evidence changes. What is no picture (names, sizes, headers) has to be the same in every pair. A number
+of the picture moves a little with the evidence: where its AUROC leaves 0.45 to 0.55 there is a shortcut, such as more
+motion or darker pictures of the ill. Paired examinations see it with hundreds of patients; unpaired ones would need
 thousands. Numbers that the disease may well change, such as the thickness of the endometrium, are baselines: printed,
 not judged.
 """
@@ -35,7 +36,8 @@ from xmkd.simulate.spec import CohortSpec, VolumePart
 LOWEST, HIGHEST = 0.45, 0.55
 BASELINE = "baseline: "
 KEY = ("patient", "ill")
-MOST_LEVELS = 12  # of a header field in words; beyond them its values are ranked in the order of the alphabet
+EXACT = ("files", "file size", "shape", "clip length")  # the same in every pair, as all in words has to be
+OF_PIXELS = ("WindowCenter", "WindowWidth")  # of a header, but computed from grey levels: numbers of the picture
 BLOCK = 32  # pixels of a block whose shift between two frames is found
 WHITE = 235  # grey level of burnt-in text
 
@@ -46,24 +48,32 @@ Examine = Callable[[CohortSpec, Patient, Path], Examined]
 
 @dataclass(frozen=True)
 class Probe:
-    """What a number said of the label.
+    """What a number, or anything in words, said of the label.
 
     Attributes:
         name: The number.
-        auroc: With its interval; a patient's two examinations are one cluster.
-        same: Fraction of patients in whom it is the same ill and healthy.
+        patients: How many.
+        auroc: With its interval, a patient's two examinations being one cluster; None where nothing may differ.
+        differ: Patients in whom it is not the same ill and healthy; None where each is examined once.
     """
 
     name: str
-    auroc: Interval
-    same: float
+    patients: int
+    auroc: Interval | None
+    differ: int | None
 
     @property
     def verdict(self) -> str:
         """Whether the limits hold: "ok" or "SHORTCUT"; "" for a baseline."""
         if BASELINE in self.name:
             return ""
-        return "ok" if LOWEST <= self.auroc.value <= HIGHEST else "SHORTCUT"
+        kept = LOWEST <= self.auroc.value <= HIGHEST if self.auroc else self.differ == 0
+        return "ok" if kept else "SHORTCUT"
+
+    @property
+    def finding(self) -> str:
+        """The figure in words."""
+        return str(self.auroc) if self.auroc else f"differs in {self.differ} of {self.patients} patients"
 
 
 def audit(spec: CohortSpec, part: str, patients: int, pool: Pool, examine: Examine) -> list[Probe]:
@@ -94,39 +104,43 @@ def subjects(spec: CohortSpec, part: str, count: int) -> list[Patient]:
 
 
 def judge(table: pd.DataFrame) -> list[Probe]:
-    """The AUROC of every column.
+    """Judge every column: numbers of a picture by their AUROC, all else by being the same in every pair.
 
     Args:
-        table: Two rows per patient: `patient`, `ill` (0 or 1) and numbers or words. What is missing gets the median; a
-            column in words becomes one column per word.
+        table: Two rows per patient: `patient`, `ill` (0 or 1) and numbers or words. A number that is missing gets the
+            median for its AUROC.
     """
     table = table.sort_values(list(KEY)).reset_index(drop=True)
     ill, patient = table["ill"].to_numpy().astype(int), table["patient"].to_numpy()
     probes = []
     for name in [c for c in table.columns if c not in KEY]:
-        for part, values in _numbers(name, table[name]).items():
-            pairs = values.reshape(-1, 2)
-            probes.append(Probe(part, auroc_interval(ill, values, patient), float(np.mean(pairs[:, 0] == pairs[:, 1]))))
+        healthy, sick = (table.loc[ill == side, name].reset_index(drop=True) for side in (0, 1))
+        differ = int((~((healthy == sick) | (healthy.isna() & sick.isna()))).sum())
+        exact = name.rpartition(": ")[2] in EXACT or not pd.api.types.is_numeric_dtype(table[name])
+        auroc = None if exact else auroc_interval(ill, _filled(table[name]), patient)
+        probes.append(Probe(name, len(healthy), auroc, differ))
     return probes
 
 
 def text(probes: Sequence[Probe]) -> str:
-    """A line per probe: those that leave the limits and the baselines first, fields that no label touches in one."""
-    moved = [p for p in probes if p.same < 1]
+    """A line per probe that moved: those that show a shortcut and the baselines first; all that did not in one line."""
+    moved = [p for p in probes if p.differ != 0]
     width = max((len(p.name) for p in moved), default=0)
-    order = sorted(moved, key=lambda p: (p.verdict == "ok", -abs(p.auroc.value - 0.5)))
-    lines = [f"{p.name:{width}}  {p.auroc}  {p.verdict}".rstrip() for p in order]
-    same = sorted(p.name for p in probes if p.same == 1)
+    order = sorted(moved, key=lambda p: (p.verdict == "ok", -abs(p.auroc.value - 0.5) if p.auroc else -1.0))
+    lines = [f"{p.name:{width}}  {p.finding}  {p.verdict}".rstrip() for p in order]
+    same = sorted(p.name for p in probes if p.differ == 0)
     return "\n".join([*lines, f"the same ill and healthy in every patient ({len(same)}): {', '.join(same)}"])
 
 
 def frame(probes: Sequence[Probe]) -> pd.DataFrame:
     """One row per probe."""
-    rows = [
-        {"probe": p.name, "auroc": round(p.auroc.value, 4), "low": p.auroc.low, "high": p.auroc.high,
-         "patients": p.auroc.patients, "same": round(p.same, 4), "verdict": p.verdict} for p in probes
-    ]  # fmt: skip
-    return pd.DataFrame(rows).round(4)
+    rows = []
+    for p in probes:
+        value, low, high = (p.auroc.value, p.auroc.low, p.auroc.high) if p.auroc else (None, None, None)
+        rows.append({"probe": p.name, "auroc": value, "low": low, "high": high, "patients": p.patients,
+                     "differ": p.differ, "verdict": p.verdict})  # fmt: skip
+    kinds: dict[str, Any] = {"auroc": float, "low": float, "high": float, "differ": "Int64"}
+    return pd.DataFrame(rows).astype(kinds).round(4)
 
 
 def _both(spec: CohortSpec, examine: Examine, patient: Patient) -> list[Row]:
@@ -164,8 +178,8 @@ def _file(folder: Path, file: File) -> Row:
     numbers: Row = {"file size": float(sum(p.stat().st_size for p in slices))}
     image = readers.read(path)
     numbers |= picture(image)
-    header = pydicom.dcmread(slices[0], stop_before_pixels=True)
-    numbers |= {f"header {name}": value for name, value in fields(header).items()}
+    headers = [pydicom.dcmread(one, stop_before_pixels=True) for one in slices]
+    numbers |= {f"header {name}": value for name, value in fields(headers).items()}
     if file.mask:
         mask = readers.read(folder / file.mask)
         numbers |= {BASELINE + name: value for name, value in baselines(mask).items()}
@@ -219,24 +233,26 @@ def flow(frames: np.ndarray, block: int = BLOCK) -> np.ndarray:
     return np.where(shift > block // 2, shift - block, shift)
 
 
-def fields(header: pydicom.Dataset) -> Row:
-    """Every element of a header: numbers as such, ids by their last digits, all else in words."""
+def fields(headers: Sequence[pydicom.Dataset]) -> Row:
+    """Every element of the headers of a file or series in words, all its values in order; `OF_PIXELS` as numbers.
+
+    Args:
+        headers: Of a file, or of the slices of a series.
+    """
     found: Row = {}
-    for element in header.iterall():
+    for element in (e for header in headers for part in (header.file_meta, header) for e in part.iterall()):
         name = element.keyword or str(element.tag)
-        if element.VR == "SQ" or name in found or element.value is None:
-            continue
-        value = str(element.value)
-        digits = value.replace(".", "")[-12:] if element.VR in ("UI", "DA", "TM", "DT") else value
-        try:
-            found[name] = float(digits)
-        except ValueError:
-            found[name] = value
+        if name in OF_PIXELS:
+            found.setdefault(name, float(element.value))
+        elif element.VR != "SQ":
+            found[name] = f"{found[name]} | {element.value}" if name in found else str(element.value)
     return found
 
 
 def baselines(mask: Image) -> dict[str, float]:
     """What the true mask alone says: area or volume of a lesion, thickness of the endometrium with what lies in it.
+
+    They are what a reader without any eye for invasion would go by.
 
     Args:
         mask: Organ labels of one picture or volume, by `scene.ORGANS`.
@@ -247,22 +263,15 @@ def baselines(mask: Image) -> dict[str, float]:
     lesion = np.isin(labels, [ORGANS.index(name) for name in ("tumour", "polyp")])
     cavity = lesion | (labels == ORGANS.index("endometrium"))
     thick = [ndimage.distance_transform_edt(c, sampling=spacing[-2:]).max() for c in cavity if c.any()]
-    return {"lesion size": float(lesion.sum()) * pixel, "endometrial thickness": 2 * float(max(thick, default=0.0))}
+    name = "lesion volume" if mask.kind == "volume" else "lesion area"
+    return {name: float(lesion.sum()) * pixel, "endometrial thickness": 2 * float(max(thick, default=0.0))}
 
 
-def _numbers(name: str, column: pd.Series[Any]) -> dict[str, np.ndarray]:
-    """A column as numbers; words become one column of 0 and 1 each, or their rank where there are many."""
-    if pd.api.types.is_numeric_dtype(column):
-        values = column.to_numpy(dtype=float)
-        known = values[np.isfinite(values)]
-        return {name: np.where(np.isfinite(values), values, np.median(known) if known.size else 0.0)}
-    words = column.fillna("").astype(str)
-    levels = sorted(set(words))
-    if len(levels) == 1:
-        return {name: np.zeros(len(words))}
-    if len(levels) > MOST_LEVELS:
-        return {name: words.rank(method="dense").to_numpy(dtype=float)}
-    return {f"{name}={level}": (words == level).to_numpy(dtype=float) for level in levels}
+def _filled(column: pd.Series[Any]) -> np.ndarray:
+    """A column of numbers, with the median for what is missing."""
+    values = column.to_numpy(dtype=float)
+    known = values[np.isfinite(values)]
+    return np.where(np.isfinite(values), values, np.median(known) if known.size else 0.0)
 
 
 def planned(spec: CohortSpec, part: str, patients: Sequence[Patient]) -> list[Probe]:
@@ -273,16 +282,8 @@ def planned(spec: CohortSpec, part: str, patients: Sequence[Patient]) -> list[Pr
         part: The part, for names.
         patients: Its patients.
     """
-    rows = []
-    for patient in patients:
-        digest = Seeds(spec.seed, patient.id).numpy("texture").random()
-        rows.append({"patient": patient.id, "ill": float(patient.ill), f"{part}: number": float(patient.number),
-                     f"{part}: site": patient.site, f"{part}: id": digest})  # fmt: skip
-    table = pd.DataFrame(rows)
-    ill = table["ill"].to_numpy().astype(int)
-    columns = [c for c in table.columns if c not in KEY]
-    return [
-        Probe(name, auroc_interval(ill, values), 0.0)
-        for column in columns
-        for name, values in _numbers(column, table[column]).items()
-    ]
+    ill = np.array([p.ill for p in patients]).astype(int)
+    columns = {"number": np.array([float(p.number) for p in patients])}
+    columns |= {f"site={site}": np.array([float(p.site == site) for p in patients]) for site in spec.sites.names}
+    columns["id"] = np.array([Seeds(spec.seed, p.id).numpy("texture").random() for p in patients])
+    return [Probe(f"{part}: {name}", len(ill), auroc_interval(ill, v), None) for name, v in columns.items()]
