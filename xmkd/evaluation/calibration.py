@@ -140,7 +140,7 @@ def fit_calibrator(validation: pd.DataFrame, method: Method) -> Calibrator:
     label, score = table["label"].to_numpy(), probabilities(table, columns)
     if len(columns) == 1:
         check_both_classes(label.astype(bool))
-    slope, intercept = _platt(label, score[:, 0]) if method == "platt" else (_inverse_temperature(label, score), 0.0)
+    slope, intercept = platt(label, score[:, 0]) if method == "platt" else (_inverse_temperature(label, score), 0.0)
     note = ""
     if slope <= 0:
         note = "warning: the slope is not positive: higher validation scores don't go with more positives"
@@ -149,12 +149,19 @@ def fit_calibrator(validation: pd.DataFrame, method: Method) -> Calibrator:
     return Calibrator(method, slope, intercept, len(table), note)
 
 
-def _platt(label: npt.NDArray[np.generic], score: FloatArray) -> tuple[float, float]:
-    """Slope and intercept with Platt's (1999) targets, which keep the slope finite on separated data."""
+def platt(label: npt.NDArray[np.generic], score: FloatArray, weight: FloatArray | None = None) -> tuple[float, float]:
+    """Slope and intercept with Platt's (1999) targets, which keep the slope finite on separated data.
+
+    Args:
+        label: `(n,)`, both classes.
+        score: `(n,)`, probabilities.
+        weight: `(n,)`, of each sample; 1 if left out. The targets count weights.
+    """
+    weight = np.ones(score.size) if weight is None else weight
     positive = label == 1
-    high, low = (positive.sum() + 1) / (positive.sum() + 2), 1 / ((~positive).sum() + 2)
+    high, low = (weight[positive].sum() + 1) / (weight[positive].sum() + 2), 1 / (weight[~positive].sum() + 2)
     design = np.column_stack([np.ones(score.size), logits(score)])
-    intercept, slope = logistic_fits(design, np.where(positive, high, low), np.ones((1, score.size)))[0]
+    intercept, slope = logistic_fits(design, np.where(positive, high, low), weight[None])[0]
     return float(slope), float(intercept)
 
 
