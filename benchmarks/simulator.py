@@ -65,7 +65,7 @@ def sequences(number: int) -> object:
 
 def _mri(number: int, wanted: tuple[mri.Sequence, ...]) -> object:
     seeds = Seeds(0, f"benchmark {number}", "mri")
-    return mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, mri.MriSettings(wanted))
+    return mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, sequences=wanted)
 
 
 def axial(number: int) -> object:

@@ -19,13 +19,13 @@ from xmkd.data.readers import read
 from xmkd.simulate import anatomy, ct, mri
 from xmkd.simulate.evidence import Adhesion, Invasion
 from xmkd.simulate.mr_protocol import SEQUENCES
-from xmkd.simulate.mri import MriSettings
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Clip, Volume
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.ultrasound import tvus
 
-FINE = MriSettings(shape=(24, 320, 320), spacing=(4.0, 0.68, 0.68))
+FINE = Scan((24, 320, 320), (4.0, 0.68, 0.68))
 
 
 def picture(plane: np.ndarray, low: float, high: float, size: int = 192) -> np.ndarray:
@@ -43,7 +43,7 @@ def sheet(pictures: list[np.ndarray], columns: int) -> Image.Image:
 def patient(number: int, sequences: tuple[mri.Sequence, ...] = ("t2_sag",)) -> dict[str, Volume]:
     """MRI of a healthy patient."""
     seeds = Seeds(0, f"sheet {number}", "mri")
-    return mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, MriSettings(sequences))
+    return mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, sequences=sequences)
 
 
 def middle_slices(count: int = 12) -> Image.Image:

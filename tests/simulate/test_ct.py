@@ -9,13 +9,13 @@ import pytest
 from scipy import ndimage
 
 from xmkd.simulate import anatomy, ct, mri_validate
-from xmkd.simulate.ct import CtSettings
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.scene import ORGANS
 
-SETTINGS = CtSettings((24, 96, 96), (6.0, 4.0, 4.0))
+SETTINGS = Scan((24, 96, 96), (6.0, 4.0, 4.0))
 
 
 @lru_cache(maxsize=8)

@@ -10,28 +10,30 @@ import torch
 
 from xmkd.simulate import anatomy, mr_protocol, mr_signal, mri, mri_validate, surroundings, tissues
 from xmkd.simulate.evidence import Adhesion
-from xmkd.simulate.mr_protocol import SEQUENCES
-from xmkd.simulate.mri import MriSettings
+from xmkd.simulate.mr_protocol import SEQUENCES, Sequence
 from xmkd.simulate.paint import Look, paint
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.scene import ORGANS
 from xmkd.simulate.textures import Textures
 
-SMALL = MriSettings(SEQUENCES, (14, 72, 72), (6.0, 3.0, 3.0))
-USUAL = MriSettings(("t2_sag",), (20, 128, 128), (4.8, 1.7, 1.7))
+SMALL = Scan((14, 72, 72), (6.0, 3.0, 3.0))
+USUAL = Scan((20, 128, 128), (4.8, 1.7, 1.7))
 FREE = Adhesion()
 STUCK = Adhesion((0.9, 0.9), (6.0, 6.0), 1.0, (10.0, 10.0), (0.0, 0.0), 0.5, 30.0)
 
 
-def render(k: int, evidence: Adhesion = FREE, settings: MriSettings = SMALL) -> dict[str, Volume]:
+def render(
+    k: int, evidence: Adhesion = FREE, wanted: Scan = SMALL, sequences: tuple[Sequence, ...] = SEQUENCES
+) -> dict[str, Volume]:
     seeds = Seeds(11, f"P{k}", "mri")
-    return mri.render(anatomy.draw(seeds, "pod", "mri"), evidence, seeds, settings)
+    return mri.render(anatomy.draw(seeds, "pod", "mri"), evidence, seeds, wanted, sequences)
 
 
 @lru_cache(maxsize=8)
 def usual(k: int) -> Volume:
-    return render(k, settings=USUAL)["t2_sag"]
+    return render(k, FREE, USUAL, ("t2_sag",))["t2_sag"]
 
 
 def test_a_patient_is_her_seed() -> None:
@@ -52,7 +54,7 @@ def test_sequences_share_mask_and_space() -> None:
 
 
 def test_a_sequence_looks_the_same_whatever_else_is_acquired() -> None:
-    alone = render(1, settings=MriSettings(("adc_sag", "t1_sag"), SMALL.shape, SMALL.spacing))
+    alone = render(1, sequences=("adc_sag", "t1_sag"))
     for name, volume in alone.items():
         assert np.array_equal(volume.array, render(1)[name].array)
 
@@ -71,7 +73,7 @@ def test_evidence_changes_nothing_far_from_the_recess() -> None:
 @pytest.mark.parametrize("k", range(3))
 def test_slices_lie_where_the_affine_says(k: int) -> None:
     seeds = Seeds(11, f"P{k}", "mri")
-    protocol = mr_protocol.draw(seeds, USUAL.spacing)
+    protocol = mr_protocol.draw(seeds, USUAL)
     assert mri_validate.geometry_error(usual(k), mri.grid_of(protocol, USUAL.shape)) < 1e-3
     steps = np.linalg.norm(usual(k).affine[:3, :3], axis=0)
     assert steps == pytest.approx(protocol.spacing)
@@ -103,7 +105,7 @@ def test_masks_lie_on_their_pictures(k: int) -> None:
 def test_what_is_painted_lies_on_its_mask_to_a_fraction_of_a_voxel(k: int) -> None:
     seeds = Seeds(11, f"P{k}", "mri")
     pelvis, around = anatomy.draw(seeds, "pod", "mri"), surroundings.draw(seeds)
-    grid = mri.grid_of(mr_protocol.draw(seeds, USUAL.spacing), USUAL.shape)
+    grid = mri.grid_of(mr_protocol.draw(seeds, USUAL), USUAL.shape)
     shown = {"urine": 1.0, "bladder_wall": 1.0}
     looks = {name: Look((shown.get(name, 0.0),), (0.0,), "grain") for name in tissues.TABLE}
     textures = Textures(grid.shape, USUAL.spacing, seeds.torch("texture"))
@@ -142,20 +144,18 @@ def test_noise_is_what_the_protocol_says(k: int) -> None:
 
 def test_shading_stays_within_its_range() -> None:
     for k in range(12):
-        protocol = mr_protocol.draw(Seeds(11, f"P{k}", "mri"), USUAL.spacing)
+        protocol = mr_protocol.draw(Seeds(11, f"P{k}", "mri"), USUAL)
         low, high = mr_protocol.SHADING[0 if protocol.machine.corrected else 1]
         factor = mr_signal.shading(protocol.coil, mri.grid_of(protocol, (6, 40, 40)))
         assert 0.9 * low <= mri_validate.shading(factor.numpy()) <= 1.1 * high
 
 
 def test_diffusion_of_urine_is_that_of_water_in_the_body() -> None:
-    volume = render(0, settings=MriSettings(("adc_sag",), USUAL.shape, USUAL.spacing))["adc_sag"]
+    volume = render(0, FREE, USUAL, ("adc_sag",))["adc_sag"]
     assert 2500 < mri_validate.organ_means(volume, margin=4)["bladder"] < 3500  # 1e-6 mm2/s
 
 
 def test_contrast_makes_the_wall_brighter_than_fat() -> None:
-    means = mri_validate.organ_means(
-        render(0, settings=MriSettings(("t1ce_sag",), USUAL.shape, USUAL.spacing))["t1ce_sag"]
-    )
+    means = mri_validate.organ_means(render(0, FREE, USUAL, ("t1ce_sag",))["t1ce_sag"])
     assert means["uterus"] > 1.2 * means["endometrium"]
     assert means["uterus"] > 2 * means["bladder"]

@@ -11,11 +11,11 @@ from xmkd.simulate import uterus as womb
 from xmkd.simulate.anatomy import Pelvis
 from xmkd.simulate.evidence import Adhesion, Invasion
 from xmkd.simulate.grids import stack
-from xmkd.simulate.mri import MriSettings
 from xmkd.simulate.organs import Evidence
 from xmkd.simulate.randomness import Seeds
+from xmkd.simulate.scan import Scan
 
-SETTINGS = MriSettings(("t2_sag",), (16, 128, 128), (5.0, 1.6, 1.6))
+SETTINGS = Scan((16, 128, 128), (5.0, 1.6, 1.6))
 FREE = Adhesion(gap_mm=(3.0, 3.0), fluid_mm=5.0)
 STUCK = Adhesion((0.9, 0.9), (7.0, 7.0), 1.0, (10.0, 10.0), (0.0, 0.0), 0.0, 30.0)
 

@@ -18,6 +18,7 @@ from xmkd.simulate.organs import Evidence
 from xmkd.simulate.paint import Look, paint
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Header, Volume
+from xmkd.simulate.scan import Scan, affine
 from xmkd.simulate.scene import Region
 from xmkd.simulate.surroundings import Surroundings
 from xmkd.simulate.textures import Texture, Textures
@@ -30,24 +31,9 @@ _RIPPLE: dict[Texture, float] = {
 }  # fmt: skip
 _NOISE = (9.0, 14.0)  # HU SD of slices of 3 mm at the middle of the body; assumption
 _PEAK = 0.30  # per mm: where the noise of a reconstruction with a soft kernel is strongest; assumption
+_VARY = 0.05  # relative SD of the spacing between patients; assumption
 _TABLE = "table"
-
-
-@dataclass(frozen=True)
-class CtSettings:
-    """What to acquire.
-
-    Attributes:
-        shape: Slices, rows, columns.
-        spacing: Usual distance between them in mm; patients differ by `vary`.
-        site: Whose scanner; empty for one of the patient's own.
-        vary: Relative SD of the spacing.
-    """
-
-    shape: tuple[int, int, int] = (40, 192, 192)
-    spacing: tuple[float, float, float] = (4.0, 1.9, 1.9)
-    site: str = ""
-    vary: float = 0.05
+USUAL = Scan((40, 192, 192), (4.0, 1.9, 1.9))
 
 
 @dataclass(frozen=True)
@@ -75,19 +61,17 @@ class Protocol:
     excreted: float
 
 
-def draw(seeds: Seeds, settings: CtSettings) -> Protocol:
+def draw(seeds: Seeds, wanted: Scan) -> Protocol:
     """Draw how a patient is examined; nothing depends on a label. A site has its own voltage and noise."""
-    source = Seeds(seeds.cohort, f"site {settings.site}") if settings.site else seeds
-    machine = source.numpy("machine").uniform(size=3)
+    machine = wanted.scanner(seeds).numpy("machine").uniform(size=3)
     rng = seeds.numpy("protocol")
     uniform, normal = rng.uniform(size=6), np.clip(rng.normal(size=6), -2, 2)
-    zoom = float(np.exp(settings.vary * normal[0]))
-    distance = settings.spacing[0] * float(np.exp(settings.vary * normal[1]))
+    spacing = wanted.fitted(_VARY * normal[0], _VARY * normal[1])
     low, high = _NOISE
-    level = (low + (high - low) * machine[1]) * np.exp(0.1 * normal[2]) * (3.0 / min(distance, 3.0)) ** 0.5
+    level = (low + (high - low) * machine[1]) * np.exp(0.1 * normal[2]) * (3.0 / min(spacing[0], 3.0)) ** 0.5
     return Protocol(
-        spacing=(distance, settings.spacing[1] * zoom, settings.spacing[2] * zoom),
-        thickness=distance,
+        spacing=spacing,
+        thickness=spacing[0],
         centre=(4 * normal[3], -2 + 5 * normal[4], 22 + 6 * normal[5]),
         kvp=float((100, 120)[int(machine[0] > 0.5)]),
         noise=float(level),
@@ -97,26 +81,25 @@ def draw(seeds: Seeds, settings: CtSettings) -> Protocol:
     )
 
 
-def render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: CtSettings | None = None) -> Volume:
+def render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, wanted: Scan = USUAL) -> Volume:
     """Examine a patient.
 
     Args:
         pelvis: Her anatomy.
         evidence: What the examination shows of the disease; nothing else depends on the label.
         seeds: Of the patient and examination.
-        settings: What to acquire.
+        wanted: What to acquire.
 
     Returns:
         HU, int16 `(D, H, W)`: slices from foot to head, rows from front to back, columns from her right to her left.
     """
-    settings = settings or CtSettings()
-    protocol = draw(seeds, settings)
-    grid = grid_of(protocol, settings.shape)
+    protocol = draw(seeds, wanted)
+    grid = grid_of(protocol, wanted.shape)
     with torch.inference_mode():
         around = surroundings.fitted(surroundings.draw(seeds), pelvis)
         composition = tissues.draw(seeds.numpy("tissue"), menopause=pelvis.menopause)
         generator = seeds.torch("texture")
-        spacing = (settings.spacing[2], settings.spacing[0], settings.spacing[1])
+        spacing = (wanted.spacing[2], wanted.spacing[0], wanted.spacing[1])
         painted, labels = paint(
             _everything(around, pelvis, evidence, grid), grid, _looks(composition, protocol),
             Textures(grid.shape, spacing, generator), background="peritoneal_fat",
@@ -124,7 +107,7 @@ def render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: CtSetting
         measured = _measure(painted[0], protocol, grid, generator).round_().clamp_(-1024, 3071)
     return Volume(
         _axial(measured.to(torch.int16)),
-        affine_of(protocol, settings.shape),
+        affine(np.eye(3)[::-1], protocol.spacing, protocol.centre, wanted.shape),  # slices along z, columns along x
         _axial(labels),
         "ct",
         protocol.thickness,
@@ -138,14 +121,6 @@ def grid_of(protocol: Protocol, shape: tuple[int, int, int]) -> Grid:
     slices, rows, columns = shape
     distance, row, column = protocol.spacing
     return grids.stack(protocol.centre, (columns, slices, rows), (column, distance, row), blur=1)
-
-
-def affine_of(protocol: Protocol, shape: tuple[int, int, int]) -> np.ndarray:
-    """Index (slice, row, column, 1) to LPS in mm, `(4, 4)`."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]) * np.asarray(protocol.spacing)
-    affine[:3, 3] = np.asarray(protocol.centre) - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
-    return affine
 
 
 def _axial(values: Tensor) -> np.ndarray:

@@ -22,6 +22,7 @@ from xmkd.simulate.mr_protocol import Sequence
 from xmkd.simulate.plan import DISEASE, Patient
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Clip, Volume
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.spec import CohortSpec, PairPart, UltrasoundPart, VolumePart, modality_of
 from xmkd.simulate.ultrasound import tvus
 
@@ -73,13 +74,12 @@ def _volumes(
     spec: CohortSpec, patient: Patient, part: VolumePart, pelvis: Pelvis, evidence: Evidence
 ) -> Iterator[Volume]:
     modality = modality_of(patient.part)
-    seeds = Seeds(spec.seed, patient.id, modality)
+    seeds, wanted = Seeds(spec.seed, patient.id, modality), Scan(part.size, part.spacing, patient.site)
     if modality == "ct":
-        yield ct.render(pelvis, evidence, seeds, ct.CtSettings(part.size, part.spacing, patient.site))
+        yield ct.render(pelvis, evidence, seeds, wanted)
         return
     sequences = cast(tuple[Sequence, ...], tuple(part.sequences))
-    settings = mri.MriSettings(sequences, part.size, part.spacing, patient.site)
-    rendered = mri.render(pelvis, evidence, seeds, settings)
+    rendered = mri.render(pelvis, evidence, seeds, wanted, sequences)
     # All are rendered, so that one that is missing does not change the noise of the others.
     yield from (rendered[name] for name in sequences if name in patient.sequences)
 

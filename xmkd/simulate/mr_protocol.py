@@ -14,6 +14,7 @@ import numpy as np
 
 from xmkd.simulate.mr_signal import Channel, Coil, Timing
 from xmkd.simulate.randomness import Seeds
+from xmkd.simulate.scan import Scan
 
 Sequence = Literal["t2_sag", "t1_sag", "t1ce_sag", "dwi_sag", "adc_sag"]
 SEQUENCES: tuple[Sequence, ...] = ("t2_sag", "t1_sag", "t1ce_sag", "dwi_sag", "adc_sag")
@@ -27,6 +28,7 @@ SNR: dict[Channel, tuple[tuple[float, float], tuple[float, float]]] = {
     "b1000": ((4, 7), (5, 10)),
 }
 SHADING = ((0.15, 0.30), (0.40, 1.00))  # peak to peak over mean, with and without correction
+_VARY = 0.06  # relative SD of the spacing between patients; assumption
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,9 @@ class Protocol:
     band: float
 
 
-def machine(seeds: Seeds, site: str) -> Machine:
-    """The scanner of a site: the same for all its patients; one of the patient's own where no site is given."""
-    source = Seeds(seeds.cohort, f"site {site}") if site else seeds
-    uniform = source.numpy("machine").uniform(size=7)
+def machine(seeds: Seeds) -> Machine:
+    """The scanner that a site's or a patient's seeds give."""
+    uniform = seeds.numpy("machine").uniform(size=7)
     strong = uniform[0] < 0.5
     return Machine(
         field=3.0 if strong else 1.5,
@@ -94,20 +95,17 @@ def machine(seeds: Seeds, site: str) -> Machine:
     )
 
 
-def draw(seeds: Seeds, spacing: tuple[float, float, float], site: str = "", vary: float = 0.06) -> Protocol:
+def draw(seeds: Seeds, wanted: Scan) -> Protocol:
     """Draw how a patient is examined; nothing depends on a label.
 
     Args:
         seeds: Of the patient and examination.
-        spacing: Usual distance of slices, rows and columns in mm.
-        site: Whose scanner it is.
-        vary: Relative SD of the spacing between patients.
+        wanted: What to acquire.
     """
     rng = seeds.numpy("protocol")
     uniform, normal = rng.uniform(size=24), np.clip(rng.normal(size=16), -2, 2)
-    scanner = machine(seeds, site)
-    zoom, thick = float(np.exp(vary * normal[0])), float(np.exp(vary * normal[1]))
-    distance = spacing[0] * thick
+    scanner = machine(wanted.scanner(seeds))
+    spacing = wanted.fitted(_VARY * normal[0], _VARY * normal[1])
     low, high = SHADING[0 if scanner.corrected else 1]
     strong = scanner.field == 3.0
     return Protocol(
@@ -121,8 +119,8 @@ def draw(seeds: Seeds, spacing: tuple[float, float, float], site: str = "", vary
             drift=(6.28 * uniform[16], 6.28 * uniform[17]),
             dip=_between(0.1, 0.35, uniform[18]) if strong else 0.0,
         ),
-        spacing=(distance, spacing[1] * zoom, spacing[2] * zoom),
-        thickness=distance * _between(0.85, 1.0, uniform[19]),
+        spacing=spacing,
+        thickness=spacing[0] * _between(0.85, 1.0, uniform[19]),
         centre=(3.0 * normal[4], -6.0 + 4.0 * normal[5], 14.0 + 5.0 * normal[6]),
         tilt=float(np.deg2rad(4.0) * normal[7]),
         ghost=_ghost(scanner, uniform[20:23]),

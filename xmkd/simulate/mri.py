@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +16,7 @@ from xmkd.simulate.organs import Evidence
 from xmkd.simulate.paint import Look, paint
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Header, Volume
+from xmkd.simulate.scan import Scan, affine
 from xmkd.simulate.textures import Textures
 from xmkd.simulate.tissues import Values
 
@@ -28,65 +27,52 @@ _TRAIN = {"t2_sag": 19, "t1_sag": 3}  # echoes of a turbo spin echo
 _DIFFUSION_MM = 2.2  # in-plane resolution of echo planar imaging
 _B0_FLOOR = 4.0  # noise SDs below which no ADC is given
 _FAT_OF_T2 = 0.3  # signal of fat on T2, to which stored values are scaled
+USUAL = Scan((24, 192, 192), (4.4, 1.12, 1.12))
 
 
-@dataclass(frozen=True)
-class MriSettings:
-    """What to acquire.
-
-    Attributes:
-        sequences: Which, of `mr_protocol.SEQUENCES`.
-        shape: Slices, rows, columns.
-        spacing: Usual distance between them in mm; patients differ by `vary`.
-        site: Whose scanner; empty for one of the patient's own.
-        vary: Relative SD of the spacing.
-    """
-
-    sequences: tuple[Sequence, ...] = ("t2_sag",)
-    shape: tuple[int, int, int] = (24, 192, 192)
-    spacing: tuple[float, float, float] = (4.4, 1.12, 1.12)
-    site: str = ""
-    vary: float = 0.06
-
-
-def render(pelvis: Pelvis, evidence: Evidence, seeds: Seeds, settings: MriSettings | None = None) -> dict[str, Volume]:
+def render(
+    pelvis: Pelvis,
+    evidence: Evidence,
+    seeds: Seeds,
+    wanted: Scan = USUAL,
+    sequences: tuple[Sequence, ...] = ("t2_sag",),
+) -> dict[str, Volume]:
     """Examine a patient.
 
     Args:
         pelvis: Her anatomy.
         evidence: What the examination shows of the disease; nothing else depends on the label.
         seeds: Of the patient and examination.
-        settings: What to acquire.
+        wanted: What to acquire.
+        sequences: Which, of `mr_protocol.SEQUENCES`.
 
     Returns:
         One volume per sequence, all of the same grid and mask: int16 `(D, H, W)`, slices from right to left, rows from
         head to foot, columns from front to back. "adc_sag" is in 1e-6 mm2/s.
     """
-    settings = settings or MriSettings()
-    protocol = mr_protocol.draw(seeds, settings.spacing, settings.site, settings.vary)
-    grid = grid_of(protocol, settings.shape)
+    protocol = mr_protocol.draw(seeds, wanted)
+    grid = grid_of(protocol, wanted.shape)
     with torch.inference_mode():
         around = surroundings.fitted(surroundings.draw(seeds), pelvis)
         composition = tissues.draw(seeds.numpy("tissue"), protocol.machine.field, menopause=pelvis.menopause)
-        wanted = tuple(dict.fromkeys(c for name in settings.sequences for c in _CHANNELS[name]))
-        looks = _looks(composition, wanted, protocol)
+        channels = tuple(dict.fromkeys(c for name in sequences for c in _CHANNELS[name]))
+        looks = _looks(composition, channels, protocol)
         generator = seeds.torch("texture")
         painted, labels = paint(
             surroundings.scene(around, pelvis, evidence, grid), grid, looks,
-            Textures(settings.shape, settings.spacing, generator), background="peritoneal_fat",
+            Textures(wanted.shape, wanted.spacing, generator), background="peritoneal_fat",
         )  # fmt: skip
         reference = looks["myometrium_outer"].values
-        received = _receive(painted, wanted, reference, around, protocol, grid, generator)
-    noise = dict(zip(wanted, reference, strict=True)).get("b0", 0.0) / protocol.snr["b0"]
+        received = _receive(painted, channels, reference, around, protocol, grid, generator)
+    noise = dict(zip(channels, reference, strict=True)).get("b0", 0.0) / protocol.snr["b0"]
     floor = _B0_FLOOR * noise
-    affine = affine_of(protocol, settings.shape)
-    mask = labels.numpy()
+    where, mask = affine_of(protocol, wanted.shape), labels.numpy()
     return {
         name: Volume(
-            _stored(name, received, floor, protocol), affine, mask, name, protocol.thickness, _header(name, protocol),
+            _stored(name, received, floor, protocol), where, mask, name, protocol.thickness, _header(name, protocol),
             {f"snr_{c}": protocol.snr[c] for c in _CHANNELS[name]},
         )
-        for name in settings.sequences
+        for name in sequences
     }  # fmt: skip
 
 
@@ -99,10 +85,7 @@ def affine_of(protocol: Protocol, shape: tuple[int, int, int]) -> np.ndarray:
     """Index (slice, row, column, 1) to LPS in mm, `(4, 4)`: where `grid_of` has its voxels, in double precision."""
     cos, sin = np.cos(protocol.tilt), np.sin(protocol.tilt)
     directions = np.column_stack(([1.0, 0.0, 0.0], [0.0, sin, -cos], [0.0, cos, sin]))
-    affine = np.eye(4)
-    affine[:3, :3] = directions * np.asarray(protocol.spacing)
-    affine[:3, 3] = np.asarray(protocol.centre) - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
-    return affine
+    return affine(directions, protocol.spacing, protocol.centre, shape)
 
 
 def _looks(composition: dict[str, Values], channels: tuple[Channel, ...], protocol: Protocol) -> dict[str, Look]:

@@ -12,9 +12,9 @@ from scipy import ndimage
 from xmkd.simulate import anatomy, mr_protocol, mr_signal, mri
 from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.grids import Grid
-from xmkd.simulate.mri import MriSettings
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.scene import ORGANS
 
 _TILE, _FEWEST = 8, 20  # pixels; tiles
@@ -114,12 +114,12 @@ def alignment(volume: Volume, reach: int = 2) -> Alignment:
     return Alignment(best, explained[0, 0, 0] / explained[best])
 
 
-def summary(patients: int = 24, settings: MriSettings | None = None) -> dict[str, float]:
+def summary(patients: int = 24, wanted: Scan = mri.USUAL) -> dict[str, float]:
     """What the checks find on T2 volumes of simulated patients, for the documentation.
 
     Args:
         patients: How many.
-        settings: Of the volumes; a T2 sequence is among them.
+        wanted: What is acquired of each, a T2 sequence.
 
     Returns:
         Median signals over that of the uterus' wall, the least and largest share of the asked SNR that was measured
@@ -130,12 +130,11 @@ def summary(patients: int = 24, settings: MriSettings | None = None) -> dict[str
     ratios, shares, errors = [], [], []
     corrected: list[float] = []
     raw: list[float] = []
-    settings = settings or MriSettings()
     for number in range(patients):
         seeds = Seeds(0, f"validation {number}", "mri")
-        volume = mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, settings)["t2_sag"]
-        protocol = mr_protocol.draw(seeds, settings.spacing, settings.site, settings.vary)
-        grid = mri.grid_of(protocol, settings.shape)
+        volume = mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, wanted)["t2_sag"]
+        protocol = mr_protocol.draw(seeds, wanted)
+        grid = mri.grid_of(protocol, wanted.shape)
         means = organ_means(volume)
         for organ, value in means.items():
             signals.setdefault(organ, []).append(value / means["uterus"])

@@ -21,6 +21,7 @@ from xmkd.simulate.lock import STILLS
 from xmkd.simulate.mr_protocol import Sequence
 from xmkd.simulate.plan import Patient
 from xmkd.simulate.randomness import Seeds
+from xmkd.simulate.scan import Scan
 from xmkd.simulate.spec import CohortSpec, Modality, Sites, VolumePart
 from xmkd.simulate.ultrasound import tvus
 from xmkd.simulate.ultrasound.measure import measure_clip, measure_still
@@ -80,8 +81,8 @@ def measurements(spec: CohortSpec, modality: Modality, visibility: float, patien
     if isinstance(part, VolumePart):
         name = cast(Sequence, part.sequences[0])
         seeds = Seeds(spec.seed, patient.id, modality)
-        scanner = mri.MriSettings((name,), part.size, part.spacing, patient.site)
-        return mri_measure.measure(mri.render(pelvis, evidence, seeds, scanner)[name], pelvis, evidence)
+        wanted = Scan(part.size, part.spacing, patient.site)
+        return mri_measure.measure(mri.render(pelvis, evidence, seeds, wanted, (name,))[name], pelvis, evidence)
     settings = tvus.Settings(part.frames, part.size, patient.site)
     if part.clips:
         seeds = Seeds(spec.seed, patient.id, "tvus clip1")
