@@ -94,6 +94,30 @@ def test_a_leak_stands_at_the_top(copied: Path) -> None:
     assert found.row("this run") == ["this run", "22", "1"]
 
 
+def test_a_simulated_label_shows_its_limits_lock_and_gap(copied: Path, page: Page) -> None:
+    summary, record = (json.loads((copied / name).read_text()) for name in ("summary.json", "provenance.json"))
+    own = summary["metrics"]["auroc"]
+    known = {"n": 2000, "patients": 2000, "method": "from the cohort's lock", "note": ""}
+    oracle = {"value": 0.97, "low": 0.96, "high": 0.98, **known}
+    summary["limits"] = {"oracle": oracle, "ceiling": {"value": 0.99, "low": 0.988, "high": 0.992, **known}}
+    (stream,) = record["manifests"].values()
+    stream["lock"] = "5f54770bbcdd"
+    (copied / "summary.json").write_text(json.dumps(summary))
+    (copied / "provenance.json").write_text(json.dumps(record))
+    report.write_report(runs.find(copied))
+    shown = load(copied)
+    assert shown.problems == []
+    assert shown.row("Oracle")[1:4] == ["0.970", "[0.960, 0.980]", "2,000"]
+    assert shown.row("Latent ceiling")[1:3] == ["0.990", "[0.988, 0.992]"]
+    gap, low = 0.97 - own["value"], 0.01**2 + (own["high"] - own["value"]) ** 2
+    assert shown.row("Gap to the oracle")[1] == f"{gap:.3f}"
+    assert shown.row("Gap to the oracle")[2].startswith(f"[{gap - low**0.5:.3f}, ")
+    assert shown.row("Simulated, under lock")[1].startswith("5f54770bbcdd")
+    assert any("under the cohort's lock 5f54770bbcdd" in caption for caption in shown.captions)
+    assert "Gap to the oracle" not in page.text
+    assert "under lock" not in page.text
+
+
 def test_nothing_tells_who_or_where(page: Page, finished: Path) -> None:
     table = pd.read_csv(finished / "study" / "toy.csv", dtype=str)
     assert not [p for p in table["patient_id"] if re.search(rf"\b{p}\b(?!_)", page.readable)]

@@ -79,6 +79,16 @@ class Evidence:
         """Every figure of summary.json."""
         return {name: Interval(**values) for name, values in self.summary["metrics"].items()}
 
+    @cached_property
+    def limits(self) -> dict[str, Interval]:
+        """How well a simulated label can be told, "oracle" and "ceiling"; empty for any other data."""
+        return {name: Interval(**values) for name, values in self.summary.get("limits", {}).items()}
+
+    @property
+    def lock(self) -> str:
+        """Hash of the lock that the evaluated cohort was simulated under; "" where there is none."""
+        return str(self.provenance["manifests"].get(self.evaluated, {}).get("lock", ""))
+
     @property
     def threshold(self) -> Threshold | None:
         return Threshold(**self.summary["threshold"]) if self.summary["threshold"] else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xmkd.evaluation.statistics import MIN_PATIENTS, TOO_FEW, Interval
+from xmkd.evaluation.statistics import MIN_PATIENTS, TOO_FEW, Interval, difference
 from xmkd.reporting.blocks import Points, Section, Table, Text, public
 from xmkd.reporting.evidence import Evidence, disjoint_by_hash
 
@@ -19,6 +19,12 @@ NAMES = {
     "macro_auroc": "Macro AUROC",
 }
 SIDES = {"test": "test patients", "oof": "all patients, each predicted by the fold that did not train on it"}
+
+KNOWN = {
+    "oracle": ("Oracle", "up to ten true measurements on the drawn pictures"),
+    "ceiling": ("Latent ceiling", "the most that any model of these pictures can reach"),
+}
+"""What is known of a simulated label, by its name in summary.json."""
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -67,8 +73,28 @@ def headline(evidence: Evidence) -> Section:
     header = ["figure", "value", "95 % interval", "samples", "patients", "interval by", "note"]
     caption = f"Figures on {SIDES.get(evidence.side, evidence.side)}. The unit of every interval is the patient."
     section.blocks.append(Table(header, rows, caption, "summary.json"))
+    if evidence.limits:
+        section.blocks.append(simulated(evidence))
     section.blocks.append(Table(["", ""], facts(evidence), "What the figures rest on.", f"summary.json, {_sources()}"))
     return section
+
+
+def simulated(evidence: Evidence) -> Table:
+    """How well the label of a simulated cohort can be told at all, and how far the model stays behind."""
+    rows = [
+        [KNOWN[name][0], f"{i.value:.3f}", bounds(i), f"{i.patients:,}", KNOWN[name][1]]
+        for name, i in evidence.limits.items()
+    ]
+    model, oracle = evidence.intervals.get("auroc"), evidence.limits.get("oracle")
+    if model is not None:
+        rows.insert(0, ["This model", f"{model.value:.3f}", bounds(model), f"{model.patients:,}", "as above"])
+    if model is not None and oracle is not None:
+        gap = difference(oracle, model)
+        words = f"oracle minus model, on different patients ({gap.method})"
+        rows.append(["Gap to the oracle", f"{gap.value:.3f}", bounds(gap), "", words])
+    header = ["AUROC of", "value", "95 % interval", "patients", "which is"]
+    caption = f"How well the simulated label can be told, under the cohort's lock {evidence.lock}."
+    return Table(header, rows, caption, "summary.json and provenance.json")
 
 
 def facts(evidence: Evidence) -> list[list[str]]:
@@ -78,6 +104,8 @@ def facts(evidence: Evidence) -> list[list[str]]:
     rows.append(["Samples, patients", f"{len(table):,} samples of {table['patient_id'].nunique():,} patients"])
     if evidence.stream is not None:
         rows.append(["A patient is", evidence.stream.manifest.card.grouping])
+    if evidence.lock:
+        rows.append(["Simulated, under lock", f"{evidence.lock}: figures under another lock are of another task"])
     rows.append(["Prevalence" if evidence.binary else "Classes", prevalence(evidence)])
     if evidence.threshold is not None:
         rows.append(["Operating point", str(evidence.threshold)])
