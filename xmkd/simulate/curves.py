@@ -58,9 +58,9 @@ def smooth(points: Sequence[Point], count: int = 16) -> Curve:
     fine = PchipInterpolator(knots, through)(np.linspace(0, knots[-1], 8 * count))
     arc = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))))
     even = np.linspace(0, arc[-1], count)
-    points = np.stack([np.interp(even, arc, fine[:, k]) for k in (0, 1)], axis=1)
-    length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
-    return Curve(torch.from_numpy(points).float(), torch.from_numpy(length).float())
+    corners = np.stack([np.interp(even, arc, fine[:, k]) for k in (0, 1)], axis=1)
+    length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))))
+    return Curve(torch.from_numpy(corners).float(), torch.from_numpy(length).float())
 
 
 def project(curve: Curve, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

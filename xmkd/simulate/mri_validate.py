@@ -14,7 +14,6 @@ from xmkd.simulate.evidence import Adhesion
 from xmkd.simulate.grids import Grid
 from xmkd.simulate.randomness import Seeds
 from xmkd.simulate.rendered import Volume
-from xmkd.simulate.scan import Scan
 from xmkd.simulate.scene import ORGANS
 
 _TILE, _FEWEST = 8, 20  # pixels; tiles
@@ -114,12 +113,11 @@ def alignment(volume: Volume, reach: int = 2) -> Alignment:
     return Alignment(best, explained[0, 0, 0] / explained[best])
 
 
-def summary(patients: int = 24, wanted: Scan = mri.USUAL) -> dict[str, float]:
+def summary(patients: int = 24) -> dict[str, float]:
     """What the checks find on T2 volumes of simulated patients, for the documentation.
 
     Args:
         patients: How many.
-        wanted: What is acquired of each, a T2 sequence.
 
     Returns:
         Median signals over that of the uterus' wall, the least and largest share of the asked SNR that was measured
@@ -132,9 +130,9 @@ def summary(patients: int = 24, wanted: Scan = mri.USUAL) -> dict[str, float]:
     raw: list[float] = []
     for number in range(patients):
         seeds = Seeds(0, f"validation {number}", "mri")
-        volume = mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds, wanted)["t2_sag"]
-        protocol = mr_protocol.draw(seeds, wanted)
-        grid = mri.grid_of(protocol, wanted.shape)
+        volume = mri.render(anatomy.draw(seeds, "pod", "mri"), Adhesion(), seeds)["t2_sag"]
+        protocol = mr_protocol.draw(seeds, mri.USUAL)
+        grid = mri.grid_of(protocol, mri.USUAL.shape)
         means = organ_means(volume)
         for organ, value in means.items():
             signals.setdefault(organ, []).append(value / means["uterus"])
