@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks._race import Race, UnequalWorkError, run_all
-from xmkd.config import DataConfig, StreamConfig
+from xmkd.config import DataConfig, SplitConfig, StreamConfig
 from xmkd.data import augment as augmenting
 from xmkd.data.augment import AugmentSettings, augment, sample_keys
 from xmkd.data.cache import ArrayCache
@@ -64,11 +64,13 @@ class Study:
             batch_size=self.batch_size,
             augment=SETTINGS,
         )
-        data = DataConfig(streams={"us": stream}, num_workers=workers, cache=str(folder / "cache"))
+        data = DataConfig(
+            streams={"us": stream}, split=SplitConfig(val=0, test=0), num_workers=workers, cache=str(folder / "cache")
+        )
         self.ours = UnpairedDataModule(data, plan(data), seed=0, evaluated="us")
         self.ours.trainer = cast(Trainer, SimpleNamespace(training=True, current_epoch=0, global_rank=0, world_size=1))
         self.ours.setup()
-        self.images = self.ours.datasets["us"].pack.array
+        self.images = self.ours.datasets["us"].pictures(np.arange(samples))
         self.loader = self.ours.train_dataloader()
 
     def our_epoch(self) -> list[Tensor]:

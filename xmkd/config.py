@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from xmkd import settings
 from xmkd.binding import bind, bind_fields, nearest
 from xmkd.data.augment import AugmentSettings
-from xmkd.data.preprocess import UltrasoundPrep
+from xmkd.data.augment3d import VolumeAugment
+from xmkd.data.preprocess import MriPrep, Prep, UltrasoundPrep
 from xmkd.errors import ConfigError
 
 RUNTIME = {"runtime": True}
@@ -30,25 +31,41 @@ class StreamConfig:
         root: Folder that the manifest's paths are relative to; default: as the card says.
         where: Rows to keep, as column: value or column: [values].
         label: Label column, or null for unlabelled streams.
-        view: What a sample is: a still image or a clip.
-        ultrasound: Preprocessing of ultrasound images and clips.
+        view: What a sample is: a still image, a clip, a whole volume, or a patch cut out of a volume.
+        ultrasound: Preprocessing of images and clips.
+        mri: Preprocessing of volumes and of those that patches are cut from; a volume view needs its `size`.
+        patch: Shape (D, H, W) of a patch; in training it lies anywhere in the volume, in evaluation in the middle.
         sampler: "uniform" draws each sample once an epoch; "balanced" draws with equal class frequencies.
         batch_size: Samples per step, shared out over all processes.
         train_patients: How many patients train: that many at random, with the classes' proportions; the rest of the
             training side is left out. Of two numbers under one `data.split.seed` the smaller is a part of the larger.
-        augment: Random transforms of training batches.
+        augment: Random transforms of training batches of images and clips.
+        volume_augment: Random transforms of training batches of volumes and patches.
     """
 
     manifest: str = field(default="", metadata=RUNTIME)  # the run id holds its content instead
     root: str | None = field(default=None, metadata=RUNTIME)
     where: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
-    view: Literal["image", "clip"] = "image"
+    view: Literal["image", "clip", "volume", "patch"] = "image"
     ultrasound: UltrasoundPrep = field(default_factory=UltrasoundPrep)
+    mri: MriPrep = field(default_factory=MriPrep)
+    patch: tuple[int, int, int] | None = None
     sampler: Literal["uniform", "balanced"] = "uniform"
     batch_size: int = 32
     train_patients: int | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    volume_augment: VolumeAugment = field(default_factory=VolumeAugment)
+
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether the samples are volumes or parts of volumes."""
+        return self.view in ("volume", "patch")
+
+    @property
+    def prep(self) -> Prep:
+        """The preprocessing that belongs to the view."""
+        return self.mri if self.is_volumetric else self.ultrasound
 
 
 @dataclass

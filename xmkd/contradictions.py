@@ -27,6 +27,13 @@ LOWEST = {
     "trainer.num_nodes": 1,
 }
 """The smallest value of each of these settings."""
+OTHER_VIEWS = {
+    "image": ("mri", "patch", "volume_augment"),
+    "clip": ("mri", "patch", "volume_augment"),
+    "volume": ("ultrasound", "patch", "augment"),
+    "patch": ("ultrasound", "augment"),
+}
+"""The settings of a stream that each view does not read."""
 SHARES = ("data.split.val", "data.split.calib", "data.split.test", "optim.momentum")
 """Settings from 0 to below 1."""
 
@@ -70,7 +77,28 @@ def _of_stream(stream: StreamConfig) -> list[str]:
         problems.append("ultrasound.frames: a clip view needs the number of frames")
     if stream.sampler == "balanced" and not stream.label:
         problems.append("sampler: balanced drawing needs a label")
-    return problems
+    unset = StreamConfig()
+    problems += [
+        f"{key}: the view {stream.view!r} does not use it; leave it out, or choose another view"
+        for key in OTHER_VIEWS[stream.view]
+        if getattr(stream, key) != getattr(unset, key)
+    ]
+    return problems + _of_volumes(stream)
+
+
+def _of_volumes(stream: StreamConfig) -> list[str]:
+    size, patch = stream.mri.size, stream.patch
+    if stream.view == "volume" and size is None:
+        return ["mri.size: a volume view needs one shape (D, H, W) for all volumes, such as [32, 128, 128]"]
+    if stream.view != "patch":
+        return []
+    if patch is None:
+        return ["patch: a patch view needs the patch's shape (D, H, W), such as [32, 96, 96]"]
+    if min(patch) < 1:
+        return [f"patch: {list(patch)} must be 1 or more in each direction"]
+    if size is not None and any(p > s for p, s in zip(patch, size, strict=True)):
+        return [f"patch: {list(patch)} is larger than the volumes, mri.size {list(size)}"]
+    return []
 
 
 def _out_of_range(experiment: Experiment) -> list[str]:

@@ -35,8 +35,10 @@ def test_unlabelled_samples_stay_where_the_column_puts_them(reserved: Path) -> N
     assert found["train"] == {f"p{i:03d}" for i in range(10, 40)}
 
 
-def test_unlabelled_samples_train_where_nothing_is_said(toy: Path) -> None:
-    assert set(sides(toy, label=None)) == {"train"}
+def test_unlabelled_patients_are_divided_where_nothing_is_said(toy: Path) -> None:
+    found = sides(toy, label=None)
+    assert {side: len(patients) for side, patients in found.items()} == {"train": 24, "val": 8, "test": 8}
+    assert len(set().union(*found.values())) == 40, "no patient stands on two sides"
 
 
 def test_labelled_samples_stay_where_the_column_puts_them(reserved: Path) -> None:

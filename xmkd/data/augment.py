@@ -19,7 +19,7 @@ from torch import Tensor
 from xmkd.data.rng import id_hash, mix, sample_keys, uniform
 from xmkd.errors import ConfigError
 
-__all__ = ["AugmentSettings", "augment", "id_hash", "mix", "sample_keys"]
+__all__ = ["AugmentSettings", "around_one", "augment", "id_hash", "mix", "noise", "positions", "sample_keys"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def augment(x: Tensor, keys: Tensor, settings: AugmentSettings) -> Tensor:
     return _intensity(x, u, settings).clamp_(0, 1).view(shape)
 
 
-def _around_one(u: Tensor, most: float) -> Tensor:
+def around_one(u: Tensor, most: float) -> Tensor:
     """From 1 / (1 + most) to 1 + most, as often below 1 as above."""
     return torch.exp((2 * u - 1) * math.log1p(most))
 
 
-def _positions(count: int, device: torch.device) -> Tensor:
+def positions(count: int, device: torch.device) -> Tensor:
     """Pixel centres on a side of [-1, 1]."""
     return (torch.arange(count, device=device) * 2 + 1) / count - 1
 
@@ -106,13 +106,13 @@ def _geometry(x: Tensor, u: Tensor, s: AugmentSettings) -> Tensor:
     b, _, h, w = x.shape
     u = u.view(b, -1, 1)
     angle = (2 * u[:, ROTATE] - 1) * math.radians(s.rotate_deg)
-    zoom = _around_one(u[:, SCALE], s.scale)
-    along = 1 / _around_one(u[:, DEPTH], s.depth)
+    zoom = around_one(u[:, SCALE], s.scale)
+    along = 1 / around_one(u[:, DEPTH], s.depth)
     mirror = torch.where(u[:, FLIP] < 0.5, -1.0, 1.0) if s.flip else torch.ones_like(zoom)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     shift_x, shift_y = ((2 * u[:, i] - 1) * 2 * s.translate for i in (SHIFT_X, SHIFT_Y))
     # Where each output pixel comes from. F.affine_grid does the same by matrix products, ten times as slowly on a CPU.
-    column, row = _positions(w, x.device), _positions(h, x.device)
+    column, row = positions(w, x.device), positions(h, x.device)
     row = (row + 1) * along - 1  # the top, at -1, stays
     grid = torch.empty(b, h, w, 2, device=x.device)
     torch.add(
@@ -126,15 +126,15 @@ def _intensity(x: Tensor, u: Tensor, s: AugmentSettings) -> Tensor:
     """Gamma, gain, shadow, contrast, brightness and noise of `(B, C, H, W)`, in place."""
     if s.gamma:
         # The parabola through 0, 1 and the value of x ** gamma at mid-grey: a power costs ten times as much on a CPU.
-        bend = 4 * (0.5 ** _around_one(u[:, GAMMA, None], s.gamma) - 0.5)
+        bend = 4 * (0.5 ** around_one(u[:, GAMMA, None], s.gamma) - 0.5)
         x.mul_((x * -bend).add_(1 + bend))
-    contrast = _around_one(u[:, CONTRAST, None], s.contrast)
+    contrast = around_one(u[:, CONTRAST, None], s.contrast)
     if s.gain or s.shadow or s.contrast:
         x.mul_(_gain_and_shadow(u, x.shape[2:], s).mul_(contrast))
     if s.contrast or s.brightness:
         x.add_((2 * u[:, BRIGHT, None] - 1) * s.brightness + 0.5 * (1 - contrast))
     if s.noise:
-        x.addcmul_(_noise(u[:, NOISE_AT].flatten(), x.shape[1:]), u[:, NOISE, None] * s.noise)
+        x.addcmul_(noise(u[:, NOISE_AT].flatten(), x.shape[1:]), u[:, NOISE, None] * s.noise)
     return x
 
 
@@ -145,13 +145,13 @@ def _gain_and_shadow(u: Tensor, shape: Sequence[int], s: AugmentSettings) -> Ten
     above the top, where the beams of a curved probe meet.
     """
     h, w = shape
-    depth = (_positions(h, u.device) + 1) / 2
+    depth = (positions(h, u.device) + 1) / 2
     waves = torch.cos(math.pi * depth * torch.arange(1, 4, device=u.device)[:, None])  # (3, H)
     gain = 1 + (2 * u[:, GAIN_1 : GAIN_3 + 1, 0, 0] - 1) @ waves * (s.gain / 3)
     gain = gain[:, None, :, None]
     if not s.shadow:
         return gain
-    beam = _positions(w, u.device) / (2 * depth[:, None] + 1)  # (H, W), the tangent of the beam's angle
+    beam = positions(w, u.device) / (2 * depth[:, None] + 1)  # (H, W), the tangent of the beam's angle
     width = 0.05 + 0.15 * u[:, SHADOW_WIDTH, None]
     at = 0.6 * (2 * u[:, SHADOW_AT, None] - 1)
     profile = (beam / width).sub_(at / width).square_().sub_(1).clamp_max_(0)  # -1 in the middle of the shadow
@@ -160,7 +160,7 @@ def _gain_and_shadow(u: Tensor, shape: Sequence[int], s: AugmentSettings) -> Ten
     return torch.addcmul(gain, profile, gain * onset * dark)
 
 
-def _noise(start: Tensor, shape: Sequence[int]) -> Tensor:
+def noise(start: Tensor, shape: Sequence[int]) -> Tensor:
     """Gaussian noise, `(B, *shape)`: stretches of one fixed tile, each from its own place (`start` in [0, 1))."""
     count = math.prod(shape)
     tile = _tile(count, start.device)

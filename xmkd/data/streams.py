@@ -19,7 +19,8 @@ from xmkd.data.manifest import LabelSpec, Manifest, Split
 from xmkd.errors import ManifestError
 
 Side = Literal["val", "calib", "test"]
-ULTRASOUND = {"tvus", "us"}
+MODALITIES = {"image": ("tvus", "us"), "clip": ("tvus", "us"), "volume": ("mri",), "patch": ("mri",)}
+"""What the rows of a stream may be under each view."""
 EVALUATED: tuple[Side, ...] = ("val", "calib", "test")
 
 
@@ -60,9 +61,11 @@ class Stream:
         return Split(parts, hash="", origin="seed")
 
     def class_counts(self, side: str) -> dict[str, int]:
-        """Samples of each class on a side, in the card's order."""
+        """Samples of each class on a side, in the card's order; empty for unlabelled streams."""
+        if self.label is None:
+            return {}
         counts = self.table.loc[self.table["side"] == side, self.config.label].value_counts()
-        return {name: int(counts.get(name, 0)) for name in (self.label.classes if self.label else [])}
+        return {name: int(counts.get(name, 0)) for name in self.label.classes}
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def plan(data: DataConfig, *, rest: Side | None = None) -> Study:
     """Load the manifests, keep the rows asked for and split their patients.
 
     With `data.fold = k` the test side is fold k of `data.folds`, and `data.split.val` and `.calib` are fractions of the
-    other folds' patients. Unlabelled samples stand where a `split` column puts them, else they train.
+    other folds' patients. A patient stands on one side in all streams: where the labelled ones put him, else where a
+    `split` column of an unlabelled one does, else he is drawn among that stream's patients.
 
     Args:
         data: Settings.
@@ -101,9 +105,7 @@ def plan(data: DataConfig, *, rest: Side | None = None) -> Study:
     streams = {}
     for name, (manifest, table) in rows.items():
         config = data.streams[name]
-        keys = manifest.card.name + "/" + table["patient_id"]
-        placed = [own if isinstance(own, str) else rest or "train" for own in table["split"]]
-        side = [sides.get(key, otherwise) for key, otherwise in zip(keys, placed, strict=True)]
+        side = _keys(manifest, table).map(sides) if rest is None else table["split"].fillna(rest)
         table = _budgeted(table.assign(side=side), name, data).reset_index(drop=True)
         label = manifest.card.labels[config.label] if config.label else None
         streams[name] = Stream(name, config, manifest, table, label)
@@ -164,42 +166,77 @@ def _rows(name: str, config: StreamConfig) -> tuple[Manifest, pd.DataFrame]:
             where=manifest.path,
             fixes=(f"loosen data.streams.{name}.where", "check the label column"),
         )
-    others = sorted(set(table["modality"]) - ULTRASOUND)
-    if others:
-        raise ManifestError(
-            f"the stream {name!r} reads ultrasound {config.view}s, but some of its rows are {', '.join(others)}",
-            where=manifest.path,
-            fixes=(f"keep the others: data.streams.{name}.where.modality=[tvus,us]", "correct the modality column"),
-        )
+    _check_modality(name, config, manifest, table)
     return manifest, table.sort_values("sample_id")
 
 
-def _sides(rows: dict[str, tuple[Manifest, pd.DataFrame]], data: DataConfig) -> pd.Series:
-    """Side of each patient of the labelled streams, indexed by `<data set>/<patient>`."""
-    labels = {name: config.label for name, config in data.streams.items() if config.label is not None}
-    if not labels:
-        return pd.Series(dtype=str)
-    classes = " and ".join(sorted(set(labels.values())))  # the column's name, as messages show it
-    table = pd.concat(
-        [
-            rows[name][1][["split", "fold"]].assign(
-                sample_id=name + "/" + rows[name][1]["sample_id"],
-                patient_id=rows[name][0].card.name + "/" + rows[name][1]["patient_id"],
-                **{classes: rows[name][1][label]},
-            )
-            for name, label in labels.items()
-        ],
-        ignore_index=True,
+def _check_modality(name: str, config: StreamConfig, manifest: Manifest, table: pd.DataFrame) -> None:
+    """Refuse rows that the view can't show."""
+    fitting = MODALITIES[config.view]
+    others = sorted(set(table["modality"]) - set(fitting))
+    if not others:
+        return
+    of = "ultrasound" if "tvus" in fitting else "MRI"
+    views = " or ".join(view for view, modalities in MODALITIES.items() if others[0] in modalities)
+    key = f"data.streams.{name}"
+    raise ManifestError(
+        f"the stream {name!r} reads {of} ({key}.view={config.view}), but some of its rows are {', '.join(others)}",
+        where=manifest.path,
+        fixes=(
+            f"keep the others: {key}.where.modality=[{','.join(fitting)}]",
+            f"choose a view for them: {key}.view={views}" if views else "correct the modality column",
+        ),
     )
+
+
+def _keys(manifest: Manifest, table: pd.DataFrame) -> pd.Series:
+    """`<data set>/<patient>` of each row."""
+    return manifest.card.name + "/" + table["patient_id"]
+
+
+def _sides(rows: dict[str, tuple[Manifest, pd.DataFrame]], data: DataConfig) -> pd.Series:
+    """Side of each patient, indexed by `<data set>/<patient>`."""
+    labels = {name: config.label for name, config in data.streams.items() if config.label is not None}
+    classes = " and ".join(sorted(set(labels.values())))  # the column's name, as messages show it
+    parts: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
+    for name, (manifest, table) in rows.items():
+        part = table[["split", "fold"]].assign(sample_id=name + "/" + table["sample_id"])
+        part["patient_id"] = _keys(manifest, table)
+        parts[name in labels].append(part.assign(**{classes: table[labels[name]]} if name in labels else {}))
+    sides = pd.Series(dtype=str)
     try:
-        side = _divided(table, classes, data)
+        if parts[True]:
+            table = pd.concat(parts[True], ignore_index=True)
+            sides = _by_patient(table, _divided(table, classes, data))
+        if parts[False]:
+            sides = sides.combine_first(_unlabelled(pd.concat(parts[False], ignore_index=True), sides, data))
     except ManifestError as error:
-        where = ", ".join(sorted({str(rows[name][0].path) for name in labels}))
+        where = ", ".join(sorted({str(manifest.path) for manifest, _ in rows.values()}))
         raise ManifestError(error.what, where=where, fixes=error.fixes) from None
+    return sides
+
+
+def _by_patient(table: pd.DataFrame, side: pd.Series) -> pd.Series:
     return side.groupby(table["patient_id"]).first()
 
 
-def _divided(table: pd.DataFrame, label: str, data: DataConfig) -> pd.Series:
+def _unlabelled(table: pd.DataFrame, decided: pd.Series, data: DataConfig) -> pd.Series:
+    """Side of each patient of the unlabelled streams; those whom nothing places fill the fractions up."""
+    own = table["patient_id"].map(decided)
+    table = table.assign(split=own.where(own.notna(), table["split"]))
+    placed = table[table["split"].notna()]
+    sides = pd.Series(dtype=str)
+    if len(placed):
+        sides = _by_patient(placed, manifests.split(placed, None).of(placed))
+    free = ~table["patient_id"].isin(sides.index)
+    if not free.any():
+        return sides
+    with_share = {"train", *(side for side in EVALUATED if getattr(data.split, side))}
+    counted = table[free if data.fold is not None else free | table["split"].isin(with_share)]
+    return sides.combine_first(_by_patient(counted, _divided(counted, None, data)))
+
+
+def _divided(table: pd.DataFrame, label: str | None, data: DataConfig) -> pd.Series:
     """Side of each row."""
     fractions = {"val": data.split.val, "calib": data.split.calib, "test": data.split.test}
     if data.fold is None:
