@@ -178,6 +178,49 @@ def test_another_cohort_is_replaced_only_by_force(once: Path, tmp_path: Path) ->
     assert contents(tmp_path / "pod") == contents(tmp_path / "fresh") | {"notes.txt": b"mine"}
 
 
+MORE = ("tvus.patients={train: 9, val: 2, calib: 3, test: 7}", "mri_unlabelled.patients.train=4")
+
+
+def test_a_cohort_is_extended_by_the_patients_that_are_new(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pod").rglob("*.dcm")}
+    larger = tiny("pod", *MORE)
+    (tvus,) = cohort.simulate(larger, tmp_path / "pod", examine, workers=1, only="tvus")
+    assert (tvus.patients, tvus.rendered) == (21, 11)
+    found = cohort.simulate(larger, tmp_path / "pod", examine, workers=1)
+    assert [part.rendered for part in found] == [0, 0, 2]
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    cohort.simulate(larger, tmp_path / "fresh", examine, workers=1)
+    assert contents(tmp_path / "pod") == contents(tmp_path / "fresh")
+    message = refusal(RunError, tiny(), tmp_path / "pod", examine, workers=1)
+    assert "which has fewer patients" in message
+    assert contents(tmp_path / "pod") == contents(tmp_path / "fresh")
+
+
+def test_force_makes_one_part_of_an_extended_cohort_anew(once: Path, tmp_path: Path) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    found = cohort.simulate(tiny("pod", *MORE), tmp_path / "pod", examine, workers=1, only="tvus", force=True)
+    assert [part.rendered for part in found] == [21]
+    assert len(list((tmp_path / "pod" / "mri").glob("pod31-*"))) == 7, "the others stay"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tvus.patients={train: 9, val: 1, test: 4}"],
+        ["tvus.patients.train=9", "tvus.stills=2"],
+        ["tvus.patients.train=9", "prevalence=0.4"],
+        ["tvus.patients.train=9", "mri_unlabelled=null"],
+        ["oracle_pair.clips=1"],
+    ],
+)
+def test_larger_numbers_with_another_change_are_another_cohort(once: Path, tmp_path: Path, words: list[str]) -> None:
+    shutil.copytree(once, tmp_path / "pod")
+    message = refusal(RunError, tiny("pod", *words), tmp_path / "pod", examine, workers=1)
+    assert "another cohort is here" in message
+    assert contents(tmp_path / "pod") == contents(once)
+
+
 def test_force_leaves_what_no_simulation_wrote(once: Path, tmp_path: Path) -> None:
     shutil.copytree(once, tmp_path / "pod")
     mine = {"mri/mine/notes.txt": b"mine", "mri/readme": b"mine", "mri_unlabelled/readme": b"mine"}

@@ -6,7 +6,8 @@
     <out>/truth.csv                     what only the simulator knows
 
 Replicates of a cohort, and variants with flipped training labels, may share a folder: the examinations that they have
-in common are rendered once, and the names of their tables tell them apart. The same specification and versions give
+in common are rendered once, and the names of their tables tell them apart. A specification with larger numbers of
+patients and no other change goes on in the folder of the smaller one. The same specification and versions give
 the same bytes on the same kind of machine, whatever the number of processes.
 """
 
@@ -40,7 +41,7 @@ from xmkd.simulate.cards import TRUTH, Examined
 from xmkd.simulate.output import OTHER_PLACE, write_file
 from xmkd.simulate.plan import Patient, patients
 from xmkd.simulate.pool import Pool, available
-from xmkd.simulate.spec import FROM_LOCK, PARTS, SPLITS, CohortSpec
+from xmkd.simulate.spec import FROM_LOCK, PARTS, SPLITS, UNHASHED, CohortSpec
 
 COHORT = "cohort.json"
 LOCKED = ".lock"
@@ -223,24 +224,27 @@ def _claim(spec: CohortSpec, out: Path, parts: list[str], force: bool) -> None:
         force: Whether to remove what is there.
 
     Raises:
-        RunError: It is another's, or can't be written.
+        RunError: It is another's, or has more patients, or can't be written.
     """
-    record: dict[str, Any] = {"hash": spec.hash, "versions": _versions(), "specification": asdict(spec)}
+    record: dict[str, Any] = {"hash": spec.hash, "versions": _versions(), "specification": _plain(spec)}
     with writing(out, OTHER_PLACE):
         out.mkdir(parents=True, exist_ok=True)
         entries = sorted(p.name for p in out.iterdir() if not p.name.endswith(".tmp"))
     if COHORT in entries:
         old = _record(out)
-        same = old["hash"] == spec.hash
-        if same and not (force and set(parts) == set(spec.parts())):
+        grown = old["hash"] != spec.hash and _grown(old["specification"], record["specification"])
+        if (grown or old["hash"] == spec.hash) and not (force and set(parts) == set(spec.parts())):
             if force:
                 _remove(out, spec.cohort, parts)
             _compare_versions(old["versions"], record["versions"])
+            if grown:
+                _save_record(out, record | {"versions": old["versions"]})
             return
         if not force:
+            fewer = _grown(record["specification"], old["specification"])
             raise RunError(
                 f"another cohort is here: specification {old['specification']['name']} ({old['hash']}), "
-                f"not {spec.name} ({spec.hash})",
+                f"not {spec.name} ({spec.hash}){', which has fewer patients' if fewer else ''}",
                 where=out,
                 fixes=("write elsewhere: --out FOLDER", "replace it: --force"),
             )
@@ -251,7 +255,32 @@ def _claim(spec: CohortSpec, out: Path, parts: list[str], force: bool) -> None:
             where=out,
             fixes=("write elsewhere: --out FOLDER", "empty it"),
         )
+    _save_record(out, record)
+
+
+def _save_record(out: Path, record: dict[str, Any]) -> None:
     write_file(out / COHORT, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _plain(spec: CohortSpec) -> dict[str, Any]:
+    """A specification as it is read back from JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return found
+
+
+def _grown(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a specification asks for more patients than another, or as many, and is alike in all else.
+
+    Those of the smaller cohort are then the first of the larger one, with the same files.
+    """
+    counts: list[dict[tuple[str, str], int]] = []
+    others = []
+    for specification in (old, new):
+        kept = {key: value for key, value in specification.items() if key not in UNHASHED}
+        parts = {k: dict(v) for k, v in kept.items() if isinstance(v, dict) and isinstance(v.get("patients"), dict)}
+        counts.append({(name, split): n for name, part in parts.items() for split, n in part.pop("patients").items()})
+        others.append(kept | parts)
+    return others[0] == others[1] and all(counts[1].get(key, 0) >= n for key, n in counts[0].items())
 
 
 def _remove(out: Path, cohort: str, parts: list[str]) -> None:

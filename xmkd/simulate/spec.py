@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from xmkd import settings
 from xmkd.binding import bind
@@ -43,6 +43,8 @@ _NOT_GIVEN = {
     "lock": "it is the hash of the lock beside the file",
     "limits": "they stand in the lock beside the file",
 }
+UNHASHED: dict[str, Any] = {"name": "", "lock": "", "limits": {}, "replicate": 0, "label_flips": 0.0}
+"""What of a specification says nothing of the images in its folder, each with the value that stands for it there."""
 _SITE = r"[\w-]{1,8}"  # it stands in the DICOM header as the station's name too
 
 
@@ -190,8 +192,7 @@ class CohortSpec:
         Replicates and flipped labels are left out: they lie in one folder and share its test patients, under manifests
         of their own (see `variant`).
         """
-        plain = replace(self, name="", lock="", limits={}, replicate=0, label_flips=0.0)
-        text = json.dumps(asdict(plain), sort_keys=True)
+        text = json.dumps(asdict(replace(self, **UNHASHED)), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
