@@ -125,7 +125,7 @@ def test_organs_are_ordered_in_brightness() -> None:
 
 
 def test_tumour_is_painted_where_the_mask_says_and_its_reach_is_measured() -> None:
-    reaches = []
+    reaches, bright = [], []
     for number in range(6):
         pelvis, seeds = patient(number, "carcinoma")
         row = []
@@ -133,17 +133,20 @@ def test_tumour_is_painted_where_the_mask_says_and_its_reach_is_measured() -> No
             tumour = Invasion(True, site=0.72, side=1.0, width_mm=26, thickness_mm=10, reach=reach, interruption=reach)
             clip = tvus.render_still(pelvis, tumour, seeds, PLAIN)
             assert (clip.mask == ORGANS.index("tumour")).sum() > 20
-            row.append(measure.measure_still(clip, pelvis, tumour, seeds, PLAIN)["reach"])
-        reaches.append(row)
+            row.append(measure.measure_still(clip, pelvis, tumour, seeds, PLAIN))
+        reaches.append([found["reach"] for found in row])
+        bright.append([found["inner"] for found in row])
     shallow, deep = np.mean(reaches, axis=0)
     assert deep > shallow + 0.4
+    shallow, deep = np.mean(bright, axis=0)  # grey levels: seen in the picture, not in the mask
+    assert deep > shallow + 5
 
 
 def test_no_tumour_measures_none() -> None:
     pelvis, seeds = patient(3, "carcinoma")
     clip = tvus.render_still(pelvis, Invasion(), seeds, PLAIN)
     found = measure.measure_still(clip, pelvis, Invasion(), seeds, PLAIN)
-    assert found["reach"] == found["area"] == found["contrast"] == 0.0
+    assert found["reach"] == found["area"] == 0.0
     assert len(found) <= 10
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +28,8 @@ _STEP_MM = 0.75  # between the points of a strip, in both directions
 _LARGEST_MM = 12.0  # slip that is looked for
 _HALF_STRIP = 0.175  # of the uterine length
 _FREE, _UNSURE_MM = 1.2, 0.8  # slip over push of free bowel; push below which little can be said
+_NEAR = 0.09  # of the uterine length, either way of the place that is looked at in a still
+_FAINT = 4.0  # grey levels over the outer wall; less is taken for speckle
 _BOX = (11, 15)  # points (across, along) of the mean that is subtracted: echoes parallel to the surface show no slip
 
 
@@ -80,53 +83,72 @@ def measure_clip(clip: Clip, pelvis: Pelvis, seeds: Seeds, settings: Settings = 
 def measure_still(
     clip: Clip, pelvis: Pelvis, invasion: Invasion, seeds: Seeds, settings: Settings = DEFAULTS
 ) -> dict[str, float]:
-    """Eight numbers about a tumour and how far it grows into the wall.
+    """Ten numbers about a tumour and how far it grows into the wall: seven grey levels and three of the true mask.
 
     Args:
         clip: As rendered by `tvus.render_still`.
         pelvis: The patient.
-        invasion: With which it was rendered; it says where the junction lies that a tumour has pushed aside.
+        invasion: With which it was rendered; only where to look is taken from it, never how far the disease goes.
         seeds: With which it was rendered.
         settings: With which it was rendered.
 
     Returns:
-        From the mask: thickness of what lies in the cavity (mm), the tumour's area (mm2), its reach (deepest point over
-        the wall's thickness) and the unevenness of its front (`roughness`). From grey levels against the outer wall:
-        of the tumour (`contrast`), of the junctional zone at its base (`junction`) and elsewhere (`junction_beyond`),
-        and of the brightest stretch of the inner half of the wall (`inner_wall`).
+        At the tumour's place, over the outer layer of the wall: the junctional zone (`junction`), the inner third of
+        the wall (`inner`) and what it has over that of the other wall (`sided`); how deep the wall is bright (`depth`,
+        fraction); what lies in the cavity (`cavity`). The brightest stretch of the inner half of either wall
+        (`inner_wall`). The share of the cavity's length along which the junction is bright (`extent`). Of the mask:
+        thickness of what lies in the cavity (`thickness`, mm), the tumour's area (`area`, mm2) and its deepest point
+        over the wall's thickness (`reach`).
     """
     with torch.inference_mode():
-        exam = examine(pelvis, seeds, settings, still=True)
-        place = torch.stack(exam.machine.picture.points(), -1)
-        rest = exam.motion.at_rest(place[None], exam.machine.fan)[0]
-        at = womb.coordinates(pelvis, exam.pose.grid(rest[..., 0], rest[..., 1], coarse=(2, 2)))
+        at = _uterine(pelvis, seeds, settings)
         grey, labels = torch.from_numpy(clip.frames[0]).float(), torch.from_numpy(clip.mask)
-        q = at.s / pelvis.uterus.length
-        half = womb.thickness(pelvis.uterus, at.s, invasion)
-        depth = (at.n.abs() - half) / (womb.radius(pelvis.uterus, at.s) - half).clamp_min(1.0)
-        inside = (labels > 0) & (at.distance[0] < 0) & (q > pelvis.uterus.isthmus + 0.08) & (q < 0.92)
-        outer = inside & (depth > 0.6) & (depth < 0.92)
-        reference = _mean(grey, outer)
+        uterus = pelvis.uterus
+        q = at.s / uterus.length
+        half = womb.thickness(uterus, at.s, invasion)
+        depth = (at.n.abs() - half) / (womb.radius(uterus, at.s) - half).clamp_min(1.0)
+        inside = (labels > 0) & (at.distance[0] < 0) & (q > uterus.isthmus + 0.08) & (q < 0.92)
+        level = _mean(grey, inside & (depth > 0.6) & (depth < 0.92))
+        near = inside & ((q - invasion.site).abs() < _NEAR)
+        own, other = near & (at.n * invasion.side > 0), near & (at.n * invasion.side < 0)
+        layers = torch.tensor([_mean(grey, own & layer, level) for layer in _layers(depth)]) - level
+        inner = float(layers[:4].mean())
+        third = (depth > 0) & (depth < 1 / 3)
+        zone = (depth > 0) & (at.n.abs() < half + uterus.junction)
+        stretches = _stretches(grey, q, inside & (depth > 0.1) & (depth < 0.5), at.n)
+        along = _stretches(grey, q, inside & third, at.n)
         tumour = labels == ORGANS.index("tumour")
-        cavity = tumour | (labels == ORGANS.index("endometrium")) | (labels == ORGANS.index("polyp"))
-        near = (q - _mean(q, tumour)).abs() < 0.10 if tumour.any() else (q - 0.75).abs() < 0.10
-        zone = inside & (at.n.abs() > half) & (at.n.abs() < half + pelvis.uterus.junction)
         front = depth[tumour & (depth > 0)]
         return {
-            "thickness": _extent(at.n, q, cavity),
+            "junction": _mean(grey, own & zone, level) - level,
+            "inner": inner,
+            "sided": _mean(grey, own & third, level) - _mean(grey, other & third, level),
+            "depth": float((layers > max(0.5 * inner, _FAINT)).float().cumprod(0).mean()),
+            "cavity": _mean(grey, near & (depth < 0), level) - level,
+            "inner_wall": max(stretches, default=level) - level,
+            "extent": float(np.mean([float(x > level + _FAINT) for x in along] or [0.0])),
+            "thickness": _extent(at.n, q, inside & (depth < 0)),
             "area": float(tumour.sum()) * clip.spacing_mm[0] * clip.spacing_mm[1],
             "reach": float(front.quantile(0.98)) if len(front) > 4 else 0.0,
-            "roughness": float(front.std()) if len(front) > 4 else 0.0,
-            "contrast": _mean(grey, tumour) - reference if tumour.any() else 0.0,
-            "junction": _mean(grey, zone & near) - reference,
-            "junction_beyond": _mean(grey, zone & ~near) - reference,
-            "inner_wall": max(_stretches(grey, q, inside & (depth > 0.1) & (depth < 0.5), at.n)) - reference,
         }
 
 
-def _mean(values: Tensor, where: Tensor) -> float:
-    """Mean of the chosen values; 0 where there are none."""
-    return float(values[where].mean()) if where.any() else 0.0
+def _uterine(pelvis: Pelvis, seeds: Seeds, settings: Settings) -> womb.UterineCoordinates:
+    """Where in the uterus each pixel of a still lies."""
+    exam = examine(pelvis, seeds, settings, still=True)
+    place = torch.stack(exam.machine.picture.points(), -1)
+    rest = exam.motion.at_rest(place[None], exam.machine.fan)[0]
+    return womb.coordinates(pelvis, exam.pose.grid(rest[..., 0], rest[..., 1], coarse=(2, 2)))
+
+
+def _layers(depth: Tensor) -> list[Tensor]:
+    """Twelve layers of the wall, from the junction outwards."""
+    return [(depth >= k / 12) & (depth < (k + 1) / 12) for k in range(12)]
+
+
+def _mean(values: Tensor, where: Tensor, otherwise: float = 0.0) -> float:
+    """Mean of the chosen values; where there are none, what is to be taken instead."""
+    return float(values[where].mean()) if where.any() else otherwise
 
 
 def _extent(n: Tensor, q: Tensor, where: Tensor) -> float:
@@ -141,7 +163,7 @@ def _extent(n: Tensor, q: Tensor, where: Tensor) -> float:
 
 def _stretches(grey: Tensor, q: Tensor, where: Tensor, n: Tensor) -> list[float]:
     """Mean grey level of stretches of either wall, a tenth of the uterine length each."""
-    found = [0.0]
+    found = []
     for low in torch.arange(0.5, 0.9, 0.05).tolist():
         for side in (n < 0, n > 0):
             part = where & side & (q >= low) & (q < low + 0.1)
