@@ -119,7 +119,7 @@ def test_a_damaged_examination_is_made_again(once: Path, tmp_path: Path, text: s
     assert contents(tmp_path / "pod") == contents(once)
 
 
-@pytest.mark.parametrize("name", ["tvus/*/still0_mask.png", "tvus/*/clip0.dcm", "mri/*/t2_sag"])
+@pytest.mark.parametrize("name", ["tvus/*/still0_mask.png", "tvus/*/clip0.dcm", "mri/*/t2_sag", "mri/*/t2_sag/*"])
 def test_an_examination_that_lacks_a_file_is_made_again(once: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(once, tmp_path / "pod")
     lost = sorted((tmp_path / "pod").glob(name))[0]
@@ -288,6 +288,23 @@ def test_two_processes_do_not_write_one_part(once: Path) -> None:
         assert "another process" in refusal(RunError, tiny(), once, examine, workers=1)
         cohort.simulate(tiny(), once, examine, workers=1, only="tvus")
     cohort.simulate(tiny(), once, examine, workers=1)
+
+
+def test_without_a_terminal_a_line_tells_of_every_tenth(
+    once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort.simulate(tiny(), once, examine, workers=1)
+    assert capsys.readouterr().err == "", "nothing was made"
+    cohort.simulate(tiny(), tmp_path / "pod", examine, workers=1, only="tvus")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" after ")[0] for line in lines] == [
+        f"simulating tvus: {n} of 10 patients" for n in range(1, 11)
+    ]
+    cohort._follow(iter([None] * 40), "mri", 10, 50)
+    assert [line.split()[2] for line in capsys.readouterr().err.splitlines()] == [str(n) for n in range(15, 51, 5)]
+    monkeypatch.setattr(cohort, "QUIET", 0.0)
+    cohort._follow(iter([None] * 3), "mri", 1, 400)
+    assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 def test_a_missing_card_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

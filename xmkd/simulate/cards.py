@@ -49,6 +49,7 @@ class File:
         path: File or folder, from the examination's folder.
         mask: Its mask likewise, "" for none.
         sequence: For the manifest.
+        slices: Number of files where `path` is a folder, filled in when the examination is saved, else None.
     """
 
     name: str
@@ -56,6 +57,7 @@ class File:
     path: str
     mask: str = ""
     sequence: str = ""
+    slices: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Examined:
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of the examination."""
-        content = {"files": [vars(f) for f in self.files], "truth": self.truth}
+        files = [vars(f) | {"slices": _slices(folder / f.path)} for f in self.files]
+        content = {"files": files, "truth": self.truth}
         (folder / RECORD).write_text(json.dumps(content, indent=1, default=np.generic.item) + "\n")
 
     @classmethod
@@ -83,12 +86,17 @@ class Examined:
 
 
 def complete(folder: Path) -> bool:
-    """Whether an examination lies in a folder with a record that can be read and all that it names."""
+    """Whether an examination lies in a folder with a record that can be read and all that it names, slices too."""
     try:
         files = Examined.load(folder).files
-        return all((folder / place).exists() for file in files for place in (file.path, file.mask))
+        there = all((folder / place).exists() for file in files for place in (file.path, file.mask))
+        return there and all(file.slices in (None, _slices(folder / file.path)) for file in files)
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def _slices(path: Path) -> int | None:
+    return sum(1 for _ in path.iterdir()) if path.is_dir() else None
 
 
 def base(spec: CohortSpec) -> Path:

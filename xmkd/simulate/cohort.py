@@ -18,9 +18,10 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -46,6 +47,8 @@ from xmkd.simulate.spec import FROM_LOCK, PARTS, SPLITS, UNHASHED, CohortSpec
 COHORT = "cohort.json"
 LOCKED = ".lock"
 """In the folder of a part; held by the process that writes it."""
+QUIET = 30.0
+"""Where there is no terminal for a progress bar: seconds after which a word is due, though no tenth is done."""
 _VERSIONED = ("torch", "numpy", "scipy", "pydicom")
 
 Examine = Callable[[CohortSpec, Patient, Path], Examined]
@@ -109,7 +112,7 @@ def simulate(
     only: str | None = None,
     force: bool = False,
 ) -> list[Simulated]:
-    """Write a cohort, or what is missing of it, with a progress bar on stderr.
+    """Write a cohort, or what is missing of it; how far it is goes to stderr.
 
     Args:
         spec: The cohort, with its visibilities.
@@ -162,10 +165,8 @@ def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) 
     begun = time.perf_counter()
     with _alone(out / name):
         missing = [p for p in people if not cards.complete(out / name / p.id)]
-        with _progress() as progress:
-            task = progress.add_task(f"simulating {name}", total=len(people), completed=len(people) - len(missing))
-            for _ in pool.run(partial(_examination, spec, out, examine), missing):
-                progress.advance(task)
+        done = pool.run(partial(_examination, spec, out, examine), missing)
+        _follow(done, name, len(people) - len(missing), len(people))
         seconds = time.perf_counter() - begun
         manifests = cards.write(spec, out, name, people)
     samples = sum(len(Examined.load(out / name / p.id).files) for p in people)
@@ -173,10 +174,26 @@ def _part(spec: CohortSpec, out: Path, name: str, examine: Examine, pool: Pool) 
     return Simulated(name, len(people), len(missing), samples, ill, seconds, manifests)
 
 
-def _progress() -> Progress:
+def _follow(results: Iterable[None], name: str, before: int, total: int) -> None:
+    """Wait for results and say on stderr how far they are: by a bar, or by lines where there is no terminal.
+
+    Args:
+        results: One for each examination that is made now.
+        name: Their part.
+        before: How many were there.
+        total: How many there will be.
+    """
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
+    with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"simulating {name}", total=total, completed=before)
+        begun = said = time.monotonic()
+        for count, _ in enumerate(results, before + 1):
+            progress.advance(task)
+            now, tenth = time.monotonic(), 10 * count // total > 10 * (count - 1) // total
+            if not console.is_terminal and (tenth or now - said >= QUIET):
+                said = now
+                print(f"simulating {name}: {count} of {total} patients after {now - begun:.0f} s", file=sys.stderr)
 
 
 @contextmanager
