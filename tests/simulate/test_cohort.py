@@ -106,7 +106,16 @@ def test_an_interrupted_cohort_goes_on(once: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", '{"files": [', '{"files": [{"nme": 1}], "truth": {}}', '{"truth": {}}', "[]"]
+    "text",
+    [
+        None,
+        "",
+        '{"files": [',
+        '{"files": [{"nme": 1}], "truth": {}}',
+        '{"truth": {}}',
+        "[]",
+        '{"files": [], "slices": [], "truth": {}}',
+    ],
 )
 def test_a_damaged_examination_is_made_again(once: Path, tmp_path: Path, text: str | None) -> None:
     shutil.copytree(once, tmp_path / "pod")
@@ -311,6 +320,19 @@ def test_a_missing_card_is_said_before_anything_is_made(tmp_path: Path, monkeypa
     monkeypatch.setattr(cards, "BASES", tmp_path)
     assert "sim_pod.yaml" in refusal(DataMissingError, tiny(), tmp_path / "a", examine, workers=1)
     assert not (tmp_path / "a").exists()
+
+
+def test_words_about_the_code_are_no_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is warned about when code changes, not when a comment does."""
+    locks.code_hash.cache_clear()
+    monkeypatch.setattr(locks, "__file__", str(tmp_path / "lock.py"))
+    found = []
+    for text in ("x = 1\n", '"""Words."""\n\nx = 1  # why\n', "x = 2\n"):
+        (tmp_path / "lock.py").write_text(text)
+        locks.code_hash.cache_clear()
+        found.append(locks.code_hash())
+    locks.code_hash.cache_clear()
+    assert found[0] == found[1] != found[2]
 
 
 def test_other_code_is_warned_about(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,3 +145,19 @@ def test_the_record_survives_the_disk(tmp_path: Path) -> None:
     loaded = Examined.load(tmp_path / "a")
     assert loaded.files == found.files
     assert loaded.truth == pytest.approx(json.loads(json.dumps(found.truth, default=np.generic.item)))
+
+
+@pytest.mark.parametrize(("kind", "part"), [("pod", "tvus"), ("pod", "mri"), ("ct_mr", "ct")])
+def test_cohorts_of_one_seed_share_pictures_but_no_uid(kind: str, part: str, tmp_path: Path) -> None:
+    spec = tiny(kind)
+    patient = first(spec, part)
+    sides = []
+    for name in (spec.name, "other"):
+        _, files = examined(replace(spec, name=name), patient, tmp_path / name)
+        headers = [pydicom.dcmread(path) for path in sorted((tmp_path / name).rglob("*.dcm"))]
+        own = {str(e.value) for h in headers for e in h.iterall() if e.VR == "UI" and str(e.value).startswith("2.25.")}
+        sides.append((own, [h.PixelData for h in headers], {n for n in files if not n.endswith(".dcm")}))
+    (uids, pixels, names), (other_uids, other_pixels, other_names) = sides
+    assert len(uids) > 3
+    assert not uids & other_uids
+    assert (pixels, names) == (other_pixels, other_names)

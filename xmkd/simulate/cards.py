@@ -49,7 +49,6 @@ class File:
         path: File or folder, from the examination's folder.
         mask: Its mask likewise, "" for none.
         sequence: For the manifest.
-        slices: Number of files where `path` is a folder, filled in when the examination is saved, else None.
     """
 
     name: str
@@ -57,7 +56,6 @@ class File:
     path: str
     mask: str = ""
     sequence: str = ""
-    slices: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,30 +71,35 @@ class Examined:
     truth: Truth = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of the examination."""
-        files = [vars(f) | {"slices": _slices(folder / f.path)} for f in self.files]
-        content = {"files": files, "truth": self.truth}
+        """Write it into the folder of the examination, with the number of slices of each series there."""
+        slices = {f.path: _slices(folder / f.path) for f in self.files if (folder / f.path).is_dir()}
+        content = {"files": [vars(f) for f in self.files], "slices": slices, "truth": self.truth}
         (folder / RECORD).write_text(json.dumps(content, indent=1, default=np.generic.item) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Examined:
         """Read what `save` wrote."""
-        content = json.loads((folder / RECORD).read_text())
+        return cls.of(json.loads((folder / RECORD).read_text()))
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Examined:
+        """From the content of the record."""
         return cls([File(**values) for values in content["files"]], dict(content["truth"]))
 
 
 def complete(folder: Path) -> bool:
     """Whether an examination lies in a folder with a record that can be read and all that it names, slices too."""
     try:
-        files = Examined.load(folder).files
+        content = json.loads((folder / RECORD).read_text())
+        files, slices = Examined.of(content).files, content.get("slices", {})
         there = all((folder / place).exists() for file in files for place in (file.path, file.mask))
-        return there and all(file.slices in (None, _slices(folder / file.path)) for file in files)
-    except (OSError, ValueError, TypeError, KeyError):
+        return there and all(_slices(folder / path) == count for path, count in slices.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
 
-def _slices(path: Path) -> int | None:
-    return sum(1 for _ in path.iterdir()) if path.is_dir() else None
+def _slices(series: Path) -> int:
+    return sum(1 for _ in series.iterdir())
 
 
 def base(spec: CohortSpec) -> Path:

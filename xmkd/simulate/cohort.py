@@ -14,7 +14,6 @@ the same bytes on the same kind of machine, whatever the number of processes.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import re
 import shutil
@@ -349,6 +348,4 @@ def _compare_versions(old: dict[str, str], new: dict[str, str]) -> None:
 
 def _versions() -> dict[str, str]:
     """Of the libraries, and a hash of the simulator's own code."""
-    folder = Path(__file__).parent
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.rglob("*.py"))))
-    return {"simulator": code.hexdigest()[:12], **{name: version(name) for name in _VERSIONED}}
+    return {"simulator": locks.code_hash(), **{name: version(name) for name in _VERSIONED}}

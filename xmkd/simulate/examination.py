@@ -37,7 +37,7 @@ def examine(spec: CohortSpec, patient: Patient, folder: Path) -> Examined:
     """
     part, modality = spec.parts()[patient.part], modality_of(patient.part)
     pelvis, evidence = draw(spec, patient)
-    who = Identity(f"{spec.cohort}{spec.seed}", patient.id, round(pelvis.age), patient.site, modality)
+    who = Identity(f"{spec.name} {spec.cohort}{spec.seed}", patient.id, round(pelvis.age), patient.site, modality)
     truth = _truth(pelvis, evidence)
     if not isinstance(part, VolumePart):
         colour = spec.sites.names.index(patient.site) % 2 == 1  # the habit of a hospital's machines

@@ -20,7 +20,7 @@ class Identity:
     """What the header of a file says of the patient and the hospital.
 
     Attributes:
-        cohort: Kind and seed of the cohort; cohorts that differ in either share no UID.
+        cohort: Specification, kind and seed of the cohort; cohorts that differ in any of them share no UID.
         patient: The patient's id in the manifest: 1 to 64 letters, digits, dots, hyphens or underscores.
         age: Years.
         site: The hospital, such as "A": 1 to 8 of these.

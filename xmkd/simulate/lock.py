@@ -209,15 +209,21 @@ def view(spec: CohortSpec, modality: Modality) -> dict[str, Any]:
     return {"cohort": spec.cohort, "sites": spec.sites.names, "shares": spec.sites.shares, **shown}
 
 
-@cache
 def simulator_hash() -> str:
-    """16 hexadecimal digits of the code that decides what an examination looks like and what is measured on it.
+    """16 hexadecimal digits of the code that decides what an examination looks like and what is measured on it."""
+    return code_hash(ELSEWHERE)
 
-    Comments, docstrings and layout are not of it.
+
+@cache
+def code_hash(apart: frozenset[str] = frozenset()) -> str:
+    """16 hexadecimal digits of this package's code; comments, docstrings and layout are not of it.
+
+    Args:
+        apart: Files that are left out.
     """
     folder = Path(__file__).parent
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.py")}
-    return _digest({name: _code(files[name].read_text()) for name in sorted(files.keys() - ELSEWHERE)})
+    return _digest({name: _code(files[name].read_text()) for name in sorted(files.keys() - apart)})
 
 
 def _code(source: str) -> str:

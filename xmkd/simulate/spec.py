@@ -43,8 +43,8 @@ _NOT_GIVEN = {
     "lock": "it is the hash of the lock beside the file",
     "limits": "they stand in the lock beside the file",
 }
-UNHASHED: dict[str, Any] = {"name": "", "lock": "", "limits": {}, "replicate": 0, "label_flips": 0.0}
-"""What of a specification says nothing of the images in its folder, each with the value that stands for it there."""
+UNHASHED: dict[str, Any] = {"lock": "", "limits": {}, "replicate": 0, "label_flips": 0.0}
+"""What of a specification says nothing of the files in its folder, each with the value that stands for it there."""
 _SITE = r"[\w-]{1,8}"  # it stands in the DICOM header as the station's name too
 
 
@@ -144,7 +144,7 @@ class CohortSpec:
 
     Attributes:
         cohort: What it is for.
-        name: Name of the file.
+        name: Name of the file; it stands in the UIDs.
         seed: Seed of everything; of two cohorts of one kind and seed the patients of one number are the same woman.
         replicate: Draws other patients for training, validation and calibration; test patients stay, and are not
             rendered again in the same folder.
@@ -187,7 +187,7 @@ class CohortSpec:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of all that the images depend on.
+        """16 hexadecimal digits of all that the images depend on; their UIDs depend on the name.
 
         Replicates and flipped labels are left out: they lie in one folder and share its test patients, under manifests
         of their own (see `variant`).
