@@ -50,8 +50,8 @@ def simulate(
     only: Annotated[Optional[str], typer.Option(help="one part, such as tvus")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option(help="replace a cohort that is there")] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="solve for the difficulty: SPEC's .lock")] = False,
-    reserved: Annotated[int, typer.Option(help="patients to calibrate on; they are in no cohort")] = 8000,
-    work: Annotated[Path, typer.Option(help="folder for what calibration measures")] = Path("runs/calibration"),
+    reserved: Annotated[Optional[int], typer.Option(help="patients to calibrate on; default: 8000")] = None,  # noqa: UP045
+    work: Annotated[Optional[Path], typer.Option(help="of calibration; default: runs/calibration")] = None,  # noqa: UP045
 ) -> None:
     """Make a cohort of simulated patients with known truth, as DICOM; the same command again goes on."""
     from xmkd.simulate import calibrate as calibration
@@ -63,8 +63,12 @@ def simulate(
             if out is not None or only is not None or force:
                 fixes = ("leave out --out, --only and --force", "leave out --calibrate to simulate the cohort")
                 raise ConfigError("calibration writes a lock and no cohort", where="--calibrate", fixes=fixes)
-            calibration.make_lock(spec, work, overrides=overrides, patients=reserved, workers=workers)
+            folder, count = work or Path("runs/calibration"), calibration.SIZES[-1] if reserved is None else reserved
+            calibration.make_lock(spec, folder, overrides=overrides, patients=count, workers=workers)
             return
+        if reserved is not None or work is not None:
+            fixes = ("add --calibrate", "leave out --reserved and --work to simulate the cohort")
+            raise ConfigError("these are options of calibration", where="--reserved, --work", fixes=fixes)
         found = cohort.load(spec, overrides)
         if out is None:
             fixes = ("add --out FOLDER", "add --calibrate to solve for its difficulty instead")
@@ -133,11 +137,23 @@ def predict_again(run: RunFolder, overrides: Overrides = None) -> None:
 
 @app.command()
 def compare(
-    first: RunFolder,
-    others: Annotated[list[Path], typer.Argument(help="further runs, or one table of readers (CSV)")],
+    first: Annotated[Path, typer.Argument(help="runs/<experiment>/<run_id>; with --claims the results of controls")],
+    others: Annotated[list[Path] | None, typer.Argument(help="further runs, or one table of readers (CSV)")] = None,
     cut: Annotated[float | None, typer.Option(help="a reader's score is a positive call from here on")] = None,
+    claims: Annotated[Path | None, typer.Option(help="predictions to judge by a results.csv of controls")] = None,
 ) -> None:
-    """Compare runs, or a run with readers, on the same patients."""
+    """Compare runs, or a run with readers, on the same patients; or judge claims by the results of controls."""
+    if claims is not None:
+        if others or cut is not None:
+            fixes = ("name one table: results.csv of the controls", "leave out --claims to compare runs")
+            raise ConfigError("claims are judged by one table, without --cut", where=f"--claims {claims}", fixes=fixes)
+        from xmkd.evaluation.claims_report import report as judged
+
+        print(judged(claims, first))
+        return
+    if not others:
+        fixes = ("name another run, or a readers.csv", "add --claims FILE to judge predictions by a table of controls")
+        raise ConfigError("there is nothing to compare this with", where=first, fixes=fixes)
     from xmkd.results import comparison
 
     print(comparison(first, others, cut))

@@ -271,7 +271,7 @@ def test_several_models_are_judged_by_their_mean_auroc_and_not_by_their_mean_sco
     label = np.repeat([1, 0], [30, 50])
     rng = np.random.default_rng(8)
     models = [label + rng.normal(size=(4, label.size)) * spread for spread in (0.8, 1.2)]
-    paired = paired_clustered_delong(label, *models)
+    paired = paired_clustered_delong(label, models[0], models[1])
     singles = [[clustered_delong(label, row).auroc for row in rows] for rows in models]
     assert paired.auroc_a == pytest.approx(np.mean(singles[0]), abs=1e-12)
     assert paired.auroc_b == pytest.approx(np.mean(singles[1]), abs=1e-12)
