@@ -185,6 +185,8 @@ def test_the_command(cli: Cli) -> None:
         (["pod_demo.yaml", "--calibrate", "--out", "cohort"], "writes a lock and no cohort"),
         (["pod_demo.yaml", "--calibrate", "--only", "mri"], "writes a lock and no cohort"),
         (["pod_tiny.yaml"], "not said where the cohort is to go"),
+        (["pod_tiny.yaml", "--out", "cohort", "--reserved", 400], "these are options of calibration"),
+        (["pod_tiny.yaml", "--work", "elsewhere"], "these are options of calibration"),
     ):
         called = cli("simulate", COHORTS / str(words[0]), *words[1:])
         assert called.code == 2
