@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -85,3 +86,78 @@ def test_a_budget_keeps_the_proportions_of_the_classes(toy: Path) -> None:
 def test_an_impossible_budget_is_refused(toy: Path, patients: int) -> None:
     with pytest.raises(ManifestError, match="patients can train"):
         budget(toy, patients)
+
+
+def patients(*numbers: int) -> list[str]:
+    return [f"p{n:03d}" for n in numbers]
+
+
+@pytest.fixture
+def several(tmp_path: Path, toy: Path) -> Callable[..., dict[str, pd.DataFrame]]:
+    """The tables of a plan whose streams each hold some of the toy study's patients, with sides as a column says."""
+
+    def made(fold: int | None = None, **streams: tuple[str | None, range, dict[str, str]]) -> dict[str, pd.DataFrame]:
+        configs = {}
+        for name, (label, numbers, column) in streams.items():
+            table = pd.read_csv(toy, dtype=str)
+            table = table[table["patient_id"].isin(patients(*numbers))]
+            table = table.assign(split=table["patient_id"].map(column))
+            table.to_csv(tmp_path / f"{name}.csv", index=False)
+            (tmp_path / f"{name}.yaml").write_bytes(toy.with_suffix(".yaml").read_bytes())
+            configs[name] = StreamConfig(manifest=str(tmp_path / f"{name}.csv"), label=label)
+        data = DataConfig(streams=configs, fold=fold, split=SplitConfig(val=0.2, test=0.2))
+        return {name: stream.table for name, stream in plan(data).streams.items()}
+
+    return made
+
+
+def side_of(*tables: pd.DataFrame) -> dict[str, str]:
+    """Side of each patient, who must have one only."""
+    together = pd.concat(tables)
+    assert (together.groupby("patient_id")["side"].nunique() == 1).all(), "a patient stands on one side in all streams"
+    return dict(zip(together["patient_id"], together["side"], strict=True))
+
+
+Several = Callable[..., dict[str, pd.DataFrame]]
+
+
+@pytest.mark.parametrize("fold", [None, 0, 3])
+def test_labelled_streams_decide_and_the_other_patients_are_divided(several: Several, fold: int | None) -> None:
+    alone = side_of(several(fold, tvus=("filled", range(24), {}))["tvus"])
+    tables = several(fold, mri=(None, range(12, 40), {}), tvus=("filled", range(24), {}), ct=(None, range(20, 36), {}))
+    assert side_of(tables["tvus"]) == alone, "unlabelled patients change nothing for labelled ones"
+    found = side_of(*tables.values())
+    assert len(found) == 40
+    others = [found[p] for p in patients(*range(24, 40))]
+    assert {side: others.count(side) for side in set(others)}.keys() == {"train", "val", "test"}
+    assert others.count("train") > others.count("test") > 0
+
+
+def test_a_column_of_an_unlabelled_stream_is_kept_and_the_rest_fills_the_fractions_up(several: Several) -> None:
+    column = dict.fromkeys(patients(*range(6)), "test") | dict.fromkeys(patients(*range(6, 20)), "train")
+    found = side_of(several(mri=(None, range(40), column))["mri"])
+    assert {p: found[p] for p in column} == column
+    counts = pd.Series(found).value_counts()
+    assert counts.to_dict() == {"train": 24, "val": 8, "test": 8}
+    assert side_of(several(0, mri=(None, range(40), column))["mri"]).items() >= column.items()
+
+
+def test_a_side_without_a_share_stays_where_a_column_names_it(several: Several) -> None:
+    calib = dict.fromkeys(patients(0, 1), "calib")
+    found = side_of(several(mri=(None, range(40), calib))["mri"])
+    assert {p for p, side in found.items() if side == "calib"} == set(calib)
+    assert len(found) == 40
+
+
+def test_columns_of_two_streams_that_disagree_are_refused(several: Several) -> None:
+    streams = {
+        name: (None, range(10), dict.fromkeys(patients(3), side)) for name, side in (("a", "val"), ("b", "test"))
+    }
+    with pytest.raises(ManifestError, match="patient 'toy/p003' is on 2 sides"):
+        several(**streams)
+
+
+def test_too_few_unlabelled_patients_are_named(several: Several) -> None:
+    with pytest.raises(ManifestError, match="2 patients can't make 3 parts") as caught:
+        several(mri=(None, range(2), {}))
+    assert "mri.csv" in str(caught.value)

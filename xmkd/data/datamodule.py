@@ -6,6 +6,7 @@ the number of loader workers nor on the process that gets it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,12 +52,15 @@ class UnpairedDataModule(LightningDataModule):
         study: The tables; after `setup` without the rows that can't be read, where `data.on_error` is "skip".
         tested: The side that `Trainer.test` reads.
         first_epoch: The epoch that a resumed training goes on with.
+        watched: Names of streams that are not trained on.
         skipped: The rows left out: stream, sample_id, side and reason.
     """
 
-    def __init__(self, data: DataConfig, study: Study, *, seed: int, evaluated: str) -> None:
+    def __init__(
+        self, data: DataConfig, study: Study, *, seed: int, evaluated: str, watched: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.data, self.study, self.seed, self.evaluated = data, study, seed, evaluated
+        self.data, self.study, self.seed, self.evaluated, self.watched = data, study, seed, evaluated, watched
         self.planned = study
         self.cache = ArrayCache(Path(data.cache) if data.cache else None)
         self.datasets: dict[str, StreamDataset] = {}
@@ -101,7 +105,7 @@ class UnpairedDataModule(LightningDataModule):
         return rows
 
     def train_dataloader(self) -> CombinedLoader:
-        loaders = {name: self._train_loader(name) for name in self.study.streams}
+        loaders = {name: self._train_loader(name) for name in self.study.streams if name not in self.watched}
         steps = max(len(loader) for loader in loaders.values())
         for name, loader in loaders.items():
             if len(loader) < steps:
@@ -120,6 +124,13 @@ class UnpairedDataModule(LightningDataModule):
         """Each sample of a side once, in table order."""
         sampler = EvaluationSampler(self.rows(self.evaluated, side), *self._rank_and_world())
         return CombinedLoader({self.evaluated: self._loader(self.evaluated, sampler, drop_last=False)}, "max_size")
+
+    def batches(self, name: str, side: str) -> Iterator[Samples]:
+        """Each sample of a side of any stream once, in table order and unchanged, by this process alone."""
+        size = self.data.streams[name].batch_size
+        for rows in np.array_split(self.rows(name, side), range(size, len(self.rows(name, side)), size)):
+            batch = self.datasets[name].__getitems__(rows.tolist())
+            yield batch | {"image": self._float(name, batch["image"], batch["hash"], training=False)}
 
     def on_after_batch_transfer(self, batch: dict[str, Samples | None], dataloader_idx: int) -> dict[str, Samples]:
         """The random part of each sample, for the whole batch at once and on its device."""

@@ -161,6 +161,7 @@ class PatchDataset(StreamDataset):
     def __init__(self, stream: Stream, volumes: VolumeFiles, patch: tuple[int, int, int], seed: int) -> None:
         super().__init__(stream, volumes.rows)
         self.volumes, self.seed = volumes, seed
+        self._least: dict[int, float] = {}  # of the volumes that were too short for a patch
         self.shape = (volumes.files[0].shape[0], *patch)
         shapes = np.array([file.shape[1:] for file in volumes.files])
         self.spare = shapes[self.rows] - np.array(patch)  # (N, 3)
@@ -184,7 +185,9 @@ class PatchDataset(StreamDataset):
         for target, row, start in zip(out, self.rows[index], starts, strict=True):
             volume = self.volumes.open(row)
             if (start < 0).any():
-                target[:] = volume.min()
+                if row not in self._least:
+                    self._least[row] = float(volume.min())
+                target[:] = self._least[row]
             ends = np.minimum(start + self.shape[1:], volume.shape[1:])
             from_, to = np.maximum(start, 0), np.maximum(-start, 0)
             part = volume[(slice(None), *map(slice, from_, ends))]
