@@ -60,7 +60,7 @@ def record(rows: pd.DataFrame, name: str = "probes.csv") -> None:
     path = _race.RESULTS / name
     if path.is_file():
         old = pd.read_csv(path, dtype={"differ": "Int64"})
-        rows = pd.concat([old[~old["cohort"].isin(rows["cohort"])], rows])
+        rows = pd.concat([old[~old["cohort"].isin(rows["cohort"])], rows])[list(rows.columns)]
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(path, index=False)
 

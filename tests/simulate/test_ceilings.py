@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from benchmarks import _race
+from benchmarks import ceilings as benchmark
+from tests.conftest import REPOSITORY
 from xmkd.errors import LeakageError
 from xmkd.evaluation.statistics import Interval, auroc, auroc_interval
 from xmkd.simulate import ceilings
@@ -117,3 +123,26 @@ def test_a_model_above_the_ceiling_stops_the_run() -> None:
     lucky = Interval(0.98, 0.95, 0.99, 60, 60, "clustered DeLong")
     assert "chance" in check_against(lucky, 0.970)
     assert check_against(Interval(0.93, 0.9, 0.95, 60, 60, "clustered DeLong"), 0.970) == ""
+
+
+def test_the_table_of_ceilings_is_made_by_a_benchmark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_race, "RESULTS", tmp_path)
+    assert benchmark.main(quick=True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        values = [float(value) for value in re.findall(r"([01]\.\d{3}) at", line)]
+        assert len(values) == len(benchmark.VISIBILITIES)
+        assert values == sorted(values), "the more shows, the more can be told"
+    assert not list(tmp_path.iterdir()), "a short run is no record"
+
+
+def test_the_documented_ceilings_are_those_that_were_computed() -> None:
+    text = (REPOSITORY / "docs" / "difficulty.md").read_text()
+    table = pd.read_csv(REPOSITORY / "benchmarks" / "results" / "ceilings.csv")
+    for (disease, modality), rows in table.groupby(["disease", "modality"]):
+        cells = " | ".join(f"{v:.3f}" for v in rows.sort_values("visibility")["auroc"])
+        assert f"| {disease}, {'ultrasound' if modality == 'tvus' else 'MRI'} | {cells} |" in text
+    assert (table["high"] - table["low"]).max() < 0.005
