@@ -53,7 +53,7 @@ def contradictions(experiment: Experiment) -> list[str]:
         f"data.streams.{name}: the method {experiment.method_name!r} does not use it"
         + nearest(name, METHODS[experiment.method_name].streams)
         for name in data.streams
-        if name not in METHODS[experiment.method_name].streams
+        if name not in (*METHODS[experiment.method_name].streams, *METHODS[experiment.method_name].optional)
     ]
     for name, stream in data.streams.items():
         problems += [f"data.streams.{name}.{problem}" for problem in _of_stream(stream)]

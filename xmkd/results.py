@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from xmkd import config as configuration
@@ -21,9 +22,10 @@ from xmkd.errors import EvaluationError, ManifestError, RunError
 from xmkd.evaluation import classification, thresholds
 from xmkd.evaluation.calibration import Calibrator, fit_calibrator
 from xmkd.evaluation.quick import Predictions
+from xmkd.evaluation.reconstruction import figures
 from xmkd.evaluation.statistics import Interval, difference
 from xmkd.evaluation.thresholds import DEFAULT_THRESHOLD, Threshold
-from xmkd.files import write_json, write_table
+from xmkd.files import in_one_step, write_json, write_table
 from xmkd.methods import METHODS
 from xmkd.runs import Run
 
@@ -33,16 +35,31 @@ HEADLINES = (
     *("auroc", "sensitivity", "specificity", "macro_f1", "balanced_accuracy"),
 )
 SKIPPED = "skipped.csv"
+IDS = ("sample_id", "patient_id", "site", "fold", "label")
 
 
-def prediction_table(stream: Stream, predictions: Predictions, fold: int | None = None) -> pd.DataFrame:
-    """One row per sample: ids, site, fold, class index and probability (one column per class from three on)."""
+def prediction_table(
+    stream: Stream, predictions: Predictions, fold: int | None = None, figures: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """One row per sample: ids, site, fold, class index and probability (one column per class from three on).
+
+    Of a method that predicts no class: ids, site, fold, a missing label and its figures.
+    """
     rows = stream.table.iloc[predictions.index]
     # The manifest's own folds say nothing about which model made these scores; `fold` does.
     table = rows[["sample_id", "patient_id", "site"]].assign(fold=fold, label=predictions.label)
+    if figures:
+        return table.assign(label=None, **dict(zip(figures, predictions.score.T, strict=True)))
     if predictions.score.ndim == 1:
         return table.assign(score=predictions.score)
     return table.assign(**{f"score_{k}": predictions.score[:, k] for k in range(predictions.score.shape[1])})
+
+
+def write_features(run: Run, side: str, predictions: Predictions | None) -> None:
+    """`features_<side>.npy`, float16 `(N, F)`, a row for each of predictions_<side>.csv, where a method keeps any."""
+    if predictions is not None and predictions.features is not None:
+        with in_one_step(run.folder / f"features_{side}.npy") as unfinished, unfinished.open("wb") as file:
+            np.save(file, predictions.features.astype(np.float16))
 
 
 def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> None:
@@ -55,14 +72,29 @@ def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> No
         trained: The run whose held-out patients set threshold and calibration: `run`, unless that is a further test.
     """
     stream = study.streams[METHODS[experiment.method_name].evaluates]
-    classes = list(stream.label.classes) if stream.label else []
+    if stream.label is None:
+        _write_figures(run)
+        return
+    classes = list(stream.label.classes)
     held_out, doubt = _held_out(trained, experiment)
     threshold, fitted = _threshold(experiment, classes, held_out, doubt), None
     if held_out is not None and len(classes) == 2:
         fitted = _calibration(experiment, held_out)
-    limits = stream.label.limits if stream.label else {}
     lock = stream.manifest.card.lock
-    write_summary(run, run.predictions("test"), "test", classes, threshold, fitted, limits, lock)
+    write_summary(run, run.predictions("test"), "test", classes, threshold, fitted, stream.label.limits, lock)
+
+
+def _write_figures(run: Run) -> None:
+    """metrics_<side>.csv and summary.json of a method that predicts no class: its figures' means over patients."""
+    side = "test" if (run.folder / "predictions_test.csv").is_file() else "val"
+    found: dict[str, Interval] = {}
+    if (run.folder / f"predictions_{side}.csv").is_file():
+        table = run.predictions(side)
+        found = figures(table, [name for name in table.columns if name not in IDS])
+        write_table(run.folder / f"metrics_{side}.csv", classification.to_frame(found))
+    metrics = {name: asdict(interval) for name, interval in found.items()}
+    nothing: dict[str, Any] = {"classes": [], "threshold": None, "calibration": None, "limits": {}}
+    write_json(run.folder / "summary.json", {"side": side, "metrics": metrics, **nothing})
 
 
 def write_summary(
@@ -135,7 +167,7 @@ def announce(run: Run) -> None:
     if not runs.is_first_process():
         return
     summary = run.summary()
-    for name in HEADLINES:
+    for name in HEADLINES if summary["classes"] else summary["metrics"]:
         if name in summary["metrics"]:
             values = summary["metrics"][name]
             note = f"  ({values['note']})" if values["note"] else ""

@@ -29,6 +29,7 @@ from xmkd.errors import LeakageError, RunError
 from xmkd.files import in_one_step, write_json, writing
 
 LOCK = ".lock"
+PRODUCTS = ("predictions_oof.csv", "checkpoints/last.ckpt")  # of a cross-validation, of a run
 PACKAGES = ("xmkd", "torch", "lightning", "timm", "monai", "numpy", "scipy", "scikit-learn", "pandas", "pydicom")
 
 
@@ -300,7 +301,7 @@ def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         **data_record(study),
         "salt": fingerprint(secret),
-        "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train")),
+        "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train", but=_optional(experiment))),
         "ancestors": _ancestors(experiment),
         "continued": [],
     }
@@ -333,10 +334,18 @@ def root_of(run: Run, experiment: Experiment) -> Path:
     return above[0] if above else Path(experiment.runs)
 
 
+def _optional(experiment: Experiment) -> tuple[str, ...]:
+    """Streams that nothing is fitted to."""
+    from xmkd.methods import METHODS
+
+    return METHODS[experiment.method_name].optional
+
+
 def _files_of(method: object) -> list[Path]:
-    """The files that a method's settings name, such as weights."""
+    """The files that a method's settings name, such as weights; of a run folder what other runs take from it."""
     paths = [Path(value) for value in vars(method).values() if isinstance(value, str)]
-    return [path for path in paths if path.is_file()]
+    inside = [path / name for path in paths if path.is_dir() for name in PRODUCTS]
+    return [path for path in [*paths, *inside] if path.is_file()]
 
 
 def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:

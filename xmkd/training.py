@@ -31,6 +31,9 @@ from xmkd.metrics_log import MetricsCsv, truncate
 from xmkd.reporting.report import write_or_warn
 from xmkd.runs import Run
 
+WEIGHTS = ("weights", "mae")
+"""Settings of methods that name what their weights start from."""
+
 
 def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     """Train (or go on training), predict validation and test patients, evaluate, and mark the run as finished.
@@ -199,13 +202,14 @@ def _build(experiment: Experiment, study: Study, *, restored: bool) -> tuple[Unp
     """The data, and the method with the weights that the seed gives, or with any where a checkpoint holds them."""
     seed_everything(experiment.seed, workers=False, verbose=False)
     kind = METHODS[experiment.method_name]
-    data = UnpairedDataModule(experiment.data, study, seed=experiment.seed, evaluated=kind.evaluates)
+    seed, watched = experiment.seed, kind.optional
+    data = UnpairedDataModule(experiment.data, study, seed=seed, evaluated=kind.evaluates, watched=watched)
     data.setup()
     counts = data.study.streams[kind.evaluates].class_counts("train")
     task = Task(tuple(counts), tuple(counts.values()), data.shape(kind.evaluates))
     settings = experiment.method
-    if restored and hasattr(settings, "weights"):
-        settings = replace(settings, weights="none")  # nothing to download, and the file may be gone by now
+    if restored:  # nothing to download or to load, and the files may be gone by now
+        settings = replace(settings, **{name: "none" for name in WEIGHTS if hasattr(settings, name)})
     method = kind(settings, task, experiment.optim)  # type: ignore[call-arg, arg-type]  # methods add settings
     method.log_every = experiment.trainer.log_every_n_steps
     return data, method
@@ -275,13 +279,16 @@ def _predict(
         table = _scored(trainer, method, data, side)
         if trainer.is_global_zero:
             write_table(target.folder / f"predictions_{side}.csv", table)
+            results.write_features(target, side, method.predictions)
 
 
 def _scored(trainer: Trainer, method: Method, data: UnpairedDataModule, side: Side) -> pd.DataFrame:
     data.tested = side
     trainer.test(method, datamodule=data, verbose=False)
     assert method.predictions is not None
-    return results.prediction_table(data.study.streams[data.evaluated], method.predictions, data.data.fold)
+    return results.prediction_table(
+        data.study.streams[data.evaluated], method.predictions, data.data.fold, method.figures
+    )
 
 
 def _selected(experiment: Experiment, run: Run) -> Path:

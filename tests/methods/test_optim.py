@@ -42,7 +42,7 @@ def test_weight_decay_spares_biases_and_norms_and_frozen_weights_get_no_step(nam
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2), nn.Linear(2, 1))
     net[3].requires_grad_(False)
     config = OptimConfig(name=name, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]  # both are valid names
-    optimizer, _ = build(net.parameters(), config, steps=10, steps_per_epoch=5)
+    optimizer, _ = build([(1.0, list(net.parameters()))], config, steps=10, steps_per_epoch=5)
     decayed, spared = (group["params"] for group in optimizer.param_groups)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.0]
     assert [tuple(p.shape) for p in decayed] == [(2, 1, 3, 3), (2, 2)]
@@ -52,7 +52,7 @@ def test_weight_decay_spares_biases_and_norms_and_frozen_weights_get_no_step(nam
 def test_decoupled_decay_by_hand() -> None:
     weight, bias = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1))
     config = OptimConfig(lr=0.1, weight_decay=0.5, schedule="constant", warmup_epochs=0)
-    optimizer, _ = build([weight, bias], config, steps=10, steps_per_epoch=10)
+    optimizer, _ = build([(1.0, [weight, bias])], config, steps=10, steps_per_epoch=10)
     weight.grad, bias.grad = torch.zeros(1, 1), torch.zeros(1)
     optimizer.step()
     assert weight.item() == pytest.approx(1 - 0.1 * 0.5)  # Loshchilov and Hutter 2019, eq. 12 with a gradient of 0
@@ -61,7 +61,7 @@ def test_decoupled_decay_by_hand() -> None:
 
 def test_the_rate_follows_the_schedule() -> None:
     config = OptimConfig(lr=0.2, warmup_epochs=0.5, schedule="cosine")
-    optimizer, schedule = build([nn.Parameter(torch.ones(1, 1))], config, steps=12, steps_per_epoch=4)
+    optimizer, schedule = build([(1.0, [nn.Parameter(torch.ones(1, 1))])], config, steps=12, steps_per_epoch=4)
     rates = []
     for _ in range(12):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -69,3 +69,13 @@ def test_the_rate_follows_the_schedule() -> None:
         schedule.step()
     assert rates == pytest.approx([0.2 * factor(step, 2, 12, cosine=True) for step in range(12)])
     assert rates[:3] == pytest.approx([0.1, 0.2, 0.2])
+
+
+def test_groups_have_rates_of_their_own() -> None:
+    head, trunk = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1, 1))
+    config = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant", warmup_epochs=0)
+    optimizer, schedule = build([(1.0, [head]), (0.25, [trunk])], config, steps=10, steps_per_epoch=10)
+    head.grad, trunk.grad = torch.ones(1, 1), torch.ones(1, 1)
+    optimizer.step()
+    schedule.step()
+    assert 1 - trunk.item() == pytest.approx(0.25 * (1 - head.item()))  # the first step of Adam is its rate

@@ -31,6 +31,7 @@ Pairing = Literal["same-class", "any", "constant", "shuffled", "surrogate", "har
 
 OWN: tuple[Pairing, ...] = ("self", "oracle_pair")  # a score per student sample rather than a pool per class
 QUANTILES = 4096  # of a fitted distribution: its draws are off by 1/8192 of probability at most
+FEATURES = 64  # directions kept of a teacher's features
 _SHUFFLE = 0  # seed of the one permutation
 _STREAM = id_hash("partner")  # a sample's key also augments it: its partner is drawn from other numbers
 
@@ -121,6 +122,49 @@ class Targets(nn.Module):
         sizes = self.sizes[labels]
         place = (uniform(keys ^ _STREAM, 1)[:, 0] * sizes).long()
         return self.pools[self.starts[labels] + torch.minimum(place, sizes - 1)]  # the product may round up to the size
+
+
+class FeaturePool(nn.Module):
+    """Teacher features of each class, in their leading principal directions. Not part of any checkpoint.
+
+    Attributes:
+        pool: Class 0 first, `(N, FEATURES)`; directions that the features don't have are 0.
+        sizes: How many of each class, int64 `(2,)`.
+    """
+
+    pool: Tensor
+    sizes: Tensor
+
+    def __init__(self, pool: Tensor, sizes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pool", pool, persistent=False)
+        self.register_buffer("sizes", sizes, persistent=False)
+
+    @classmethod
+    def build(cls, features: Tensor, labels: Tensor) -> FeaturePool:
+        """A pool of features `(N, F)` of examinations of classes `(N,)`.
+
+        Raises:
+            RunError: They don't pair, or a class is missing.
+        """
+        sizes = torch.stack([(labels == k).sum() for k in (0, 1)])
+        if len(features) != len(labels) or not features.isfinite().all() or int(sizes.min()) == 0:
+            raise RunError(
+                f"the teacher's {len(features)} features and {len(labels)} labels must pair, with both classes",
+                fixes=("cross-validate the teacher anew: resume=never", "distil scores alone"),
+            )
+        centred = (features - features.mean(0)) / features.std(0).clamp_min(1e-6)
+        directions = torch.linalg.svd(centred.double(), full_matrices=False).Vh[:FEATURES]
+        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        pool = (centred.double() @ (directions * largest.sign()).T).float()
+        pool = nn.functional.pad(pool, (0, FEATURES - pool.shape[1]))
+        return cls(torch.cat([pool[labels == 0], pool[labels == 1]]), sizes)
+
+    def draw(self, keys: Tensor, labels: Tensor) -> Tensor:
+        """Features of a random partner of each sample's class, `(B, FEATURES)`; see `Targets.draw`."""
+        sizes = self.sizes[labels]
+        place = torch.minimum((uniform(keys ^ _STREAM, 1)[:, 0] * sizes).long(), sizes - 1)
+        return self.pool[labels * self.sizes[0] + place]
 
 
 def _probabilities(scores: Tensor, name: str) -> Tensor:

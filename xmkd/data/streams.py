@@ -80,10 +80,10 @@ class Study:
     streams: dict[str, Stream]
     split_hash: str
 
-    def patients(self, *sides: str) -> set[str]:
-        """Patients of any stream on these sides."""
+    def patients(self, *sides: str, but: tuple[str, ...] = ()) -> set[str]:
+        """Patients on these sides of any stream but those named."""
         found: set[str] = set()
-        return found.union(*(stream.patients(*sides) for stream in self.streams.values()))
+        return found.union(*(stream.patients(*sides) for name, stream in self.streams.items() if name not in but))
 
 
 def plan(data: DataConfig, *, rest: Side | None = None) -> Study:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xmkd.errors import RunError
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -15,12 +17,28 @@ class Predictions:
     Attributes:
         index: Row of each sample in its stream's table, int64 `(N,)`, ascending.
         label: Class index, int64 `(N,)`.
-        score: Probability of class 1 of two, float64 `(N,)`, or of each class, `(N, K)`.
+        score: Probability of class 1 of two, float64 `(N,)`, or of each class, `(N, K)`; or a method's figures.
+        features: Features that the method keeps, `(N, F)`.
     """
 
     index: NDArray[np.int64]
     label: NDArray[np.int64]
     score: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
+
+
+def check_finite(finite: bool, where: str) -> None:
+    """Stop where a network's scores are no numbers any more.
+
+    Raises:
+        RunError: They are not.
+    """
+    if not finite:
+        raise RunError(
+            "the network's scores are no numbers any more: the training diverged",
+            where=where,
+            fixes=("lower the learning rate: optim.lr", "clip the gradients: trainer.gradient_clip_val=1"),
+        )
 
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:

@@ -56,6 +56,32 @@ def recalibrated(table: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     return table.assign(score=changed)
 
 
+def calibrated_by(table: pd.DataFrame, scores: pd.DataFrame, prevalence: float) -> pd.DataFrame:
+    """Scores of other examinations by the same teacher, made probabilities by the map of all its out-of-fold scores.
+
+    Args:
+        table: Out-of-fold predictions, as for `recalibrated`.
+        scores: `sample_id, patient_id, label, score` of patients whom none of its models was fitted on.
+        prevalence: Share of positives among the student's training patients.
+
+    Returns:
+        The second table with its scores replaced.
+    """
+    table, scores = binary_score(table, NAME), binary_score(scores, NAME)
+    label = table["label"].to_numpy()
+    weight = 1 / table.groupby("patient_id")["sample_id"].transform("size").to_numpy(dtype=np.float64)
+    slope, intercept = platt(label, probabilities(table, ["score"])[:, 0], weight)
+    shared = sorted(set(table["patient_id"]) & set(scores["patient_id"]))
+    if shared:
+        raise LeakageError(
+            f"{NAME}: {len(shared)} patients of its own training are scored again, such as {', '.join(shared[:3])}",
+            fixes=("score patients whom it was not fitted on", "take their out-of-fold scores"),
+        )
+    source = float(np.average(label == 1, weights=weight))
+    found = Calibrator("platt", slope, intercept, len(table)).apply(probabilities(scores, ["score"])[:, 0])
+    return scores.assign(score=prior_shift(found, source, prevalence))
+
+
 def _folds(table: pd.DataFrame) -> FloatArray:
     """The fold of each row `(n,)`; at least two, and each patient in one."""
     if "fold" not in table.columns or table["fold"].isna().any() or table["fold"].nunique() < 2:

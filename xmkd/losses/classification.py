@@ -8,7 +8,12 @@ from torch import Tensor
 
 
 def classification_loss(
-    logits: Tensor, label: Tensor, *, weight: Tensor | None = None, focal_gamma: float = 0.0
+    logits: Tensor,
+    label: Tensor,
+    *,
+    weight: Tensor | None = None,
+    focal_gamma: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy with class weights, optionally focal; of one logit (binary) or of K logits.
 
@@ -21,12 +26,13 @@ def classification_loss(
         label: Class indices, int64 `(B,)`.
         weight: Weight of each class, `(2,)` or `(K,)`.
         focal_gamma: Exponent of the focal factor.
+        label_smoothing: Share of the target that all classes get alike (Szegedy et al. 2016, arXiv 1512.00567).
 
     Returns:
         The mean loss, a scalar.
     """
     two = torch.stack([torch.zeros_like(logits), logits], dim=1) if logits.ndim == 1 else logits  # (B, K)
-    loss = F.cross_entropy(two, label, reduction="none")  # (B,)
+    loss = F.cross_entropy(two, label, reduction="none", label_smoothing=label_smoothing)  # (B,)
     if focal_gamma:
         # Kept from 0, where the slope of a power below 1 is infinite: one certain sample would turn all weights to NaN.
         loss = loss * (-torch.expm1(-loss)).clamp_min(1e-8) ** focal_gamma

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.nn import Parameter
 
 from xmkd.config import Experiment, OptimConfig
-from xmkd.errors import RunError
-from xmkd.evaluation.quick import Predictions, quick_metrics
+from xmkd.evaluation.quick import Predictions, check_finite, quick_metrics
 from xmkd.methods import optim
 
 Stream = dict[str, Any]
@@ -34,7 +34,7 @@ class Task:
     Attributes:
         classes: Class names in the card's order, the positive one last of two; empty for unlabelled streams.
         counts: Training samples of each class.
-        shape: Shape of one sample, `(C, H, W)` or `(C, T, H, W)`.
+        shape: Shape of one sample, `(C, H, W)` or `(C, T or D, H, W)`.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +47,8 @@ class Method(LightningModule, ABC):
 
     Attributes:
         streams: Names of the streams that the method needs.
+        optional: Names of streams that it only looks at, where they are given; nothing is fitted to them.
+        figures: Names of what `scores` gives, where that is no probability.
         evaluates: The stream whose labels it predicts.
         Settings: Dataclass of the method's section of an experiment.
         log_every: Optimiser steps between two rows of training metrics.
@@ -54,14 +56,15 @@ class Method(LightningModule, ABC):
     """
 
     streams: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    figures: tuple[str, ...] = ()
     evaluates: ClassVar[str]
     Settings: ClassVar[type]
     log_every: int = 10
 
     def __init__(self, task: Task, optim_config: OptimConfig) -> None:
         super().__init__()
-        self.task = task
-        self.optim_config = optim_config
+        self.task, self.optim_config = task, optim_config
         self.predictions: Predictions | None = None
         self._seen: list[tuple[Tensor, ...]] = []
         self._sums: dict[str, Tensor] = {}
@@ -78,7 +81,19 @@ class Method(LightningModule, ABC):
 
     @abstractmethod
     def scores(self, stream: Stream) -> Tensor:
-        """Probabilities for a batch of the evaluated stream: `(B,)` of class 1 of two, or `(B, K)`."""
+        """For a batch of the evaluated stream, probabilities `(B,)` of class 1 of two, or `(B, K)`; or `figures`."""
+
+    def features(self, stream: Stream) -> Tensor | None:
+        """What a test pass keeps beside the scores, `(B, F)`: another method may be distilled from it."""
+        return None
+
+    def watched(self, predictions: Predictions) -> dict[str, float]:
+        """What is told of a validation pass."""
+        return quick_metrics(predictions)
+
+    def rated_parameters(self) -> list[tuple[float, list[Parameter]]]:
+        """All weights, in groups with a factor of the learning rate each."""
+        return [(1.0, list(self.parameters()))]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         result = self.step(batch)
@@ -110,11 +125,13 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         stream = batch[self.evaluates]
-        self._seen.append((stream["index"], stream["valid"], stream["label"], self.scores(stream).double()))
+        kept = self.features(stream) if self.trainer.testing else None
+        found = (stream["index"], stream["valid"], stream["label"], self.scores(stream).double())
+        self._seen.append(found if kept is None else (*found, kept.float()))
 
     def on_validation_epoch_end(self) -> None:
         self.predictions = self._gather()
-        values = {f"val/{k}": v for k, v in quick_metrics(self.predictions).items()}
+        values = {f"val/{k}": v for k, v in self.watched(self.predictions).items()}
         self._write(values)
         self.log_dict(values, prog_bar=True, logger=False, sync_dist=True)
 
@@ -129,19 +146,15 @@ class Method(LightningModule, ABC):
         self._seen = []
         if self.trainer.world_size > 1:  # (W, N, ...)
             parts = [part.flatten(0, 1) for part in parts]
-        index, valid, label, score = parts
-        if not score.isfinite().all():
-            raise RunError(
-                "the network's scores are no numbers any more: the training diverged",
-                where=f"epoch {self.current_epoch}",
-                fixes=("lower the learning rate: optim.lr", "clip the gradients: trainer.gradient_clip_val=1"),
-            )
+        index, valid, label, score, *features = parts
+        check_finite(bool(score.isfinite().all()), f"epoch {self.current_epoch}")
         keep = torch.nonzero(valid).flatten()  # the others only filled up the last batches
         keep = keep[torch.argsort(index[keep])]
-        return Predictions(*(part[keep].cpu().numpy() for part in (index, label, score)))
+        return Predictions(*(part[keep].cpu().numpy() for part in (index, label, score, *features)))
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = steps / max(1, self.trainer.max_epochs or 1)
-        optimizer, schedule = optim.build(self.parameters(), self.optim_config, steps=steps, steps_per_epoch=per_epoch)
+        weights, settings = self.rated_parameters(), self.optim_config
+        optimizer, schedule = optim.build(weights, settings, steps=steps, steps_per_epoch=per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,21 +15,27 @@ from xmkd.config import OptimConfig
 
 
 def build(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, *, steps: int, steps_per_epoch: float
+    parameters: Sequence[tuple[float, Sequence[nn.Parameter]]],
+    config: OptimConfig,
+    *,
+    steps: int,
+    steps_per_epoch: float,
 ) -> tuple[Optimizer, LambdaLR]:
     """An optimiser over the trainable parameters and its per-step schedule.
 
     Args:
-        parameters: Biases and normalisation weights (fewer than two dimensions) get no weight decay.
+        parameters: Groups of weights, each with a factor of the learning rate. Biases and normalisation weights (fewer
+            than two dimensions) get no weight decay.
         config: Settings.
         steps: Optimiser steps of the whole training.
         steps_per_epoch: Optimiser steps of one epoch, for the warm-up.
     """
-    trainable = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for rate, weights in parameters:
+        trainable = [p for p in weights if p.requires_grad]
+        decayed = {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay}
+        others = {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0}
+        groups += [group | {"lr": rate * config.lr} for group in (decayed, others)]
     optimizer: Optimizer
     if config.name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)

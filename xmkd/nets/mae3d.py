@@ -97,22 +97,23 @@ class MaskedAutoencoder3d(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         self.encoder = Encoder3d(architecture)
 
-    def forward(self, volume: Tensor, noise: Tensor) -> Reconstruction:
+    def forward(self, volume: Tensor, noise: Tensor, *, whole: bool = False) -> Reconstruction:
         """Reconstruct masked patches.
 
         Args:
             volume: `(B, C, D, H, W)`.
             noise: Random numbers `(B, N)` on the volume's device, one per patch: those with the smallest are kept.
                 They alone decide what is masked.
+            whole: Decode all masked patches, whatever `decode_ratio` is.
         """
-        kept, decoded = self.mask(noise)  # (B, K), (B, M)
+        kept, decoded = self.mask(noise, whole=whole)  # (B, K), (B, M)
         patches = patchify(volume, self.architecture)  # (B, N, voxels)
         tokens = self.encoder.encode(_take(patches, kept), self.encoder.position[kept])  # (B, 1 + K, width)
         prediction = self.decode(tokens, kept, decoded)  # (B, M, voxels)
         loss = F.mse_loss(prediction.float(), self.target(_take(patches, decoded)))
         return Reconstruction(loss, prediction, kept, decoded)
 
-    def mask(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def mask(self, noise: Tensor, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Numbers of the kept patches, `(B, K)`, and of those to decode, `(B, M)`, from noise `(B, N)`.
 
         Raises:
@@ -121,7 +122,8 @@ class MaskedAutoencoder3d(nn.Module):
         if noise.shape[1] != self.architecture.tokens:
             raise ValueError(f"{noise.shape[1]} random numbers for {self.architecture.tokens} patches of a volume")
         order = noise.argsort(dim=1, stable=True)  # stable: ties fall alike on every device
-        return order[:, : self.kept], order[:, self.kept : self.kept + self.decoded]
+        last = self.architecture.tokens if whole else self.kept + self.decoded
+        return order[:, : self.kept], order[:, self.kept : last]
 
     def decode(self, tokens: Tensor, kept: Tensor, decoded: Tensor) -> Tensor:
         """Encoded tokens `(B, 1 + K, width)` to predictions of the patches to decode, `(B, M, voxels)`."""
