@@ -1,0 +1,1 @@
+"""The controls that decide what a distilled student owes to its teacher."""
