@@ -80,6 +80,8 @@ class Teacher(Method):
     @staticmethod
     def contradictions(experiment: Experiment) -> list[str]:
         settings, stream = experiment.method, experiment.data.streams["tvus"]
+        if stream.is_volumetric:
+            return [f"data.streams.tvus.view: the teacher sees images or clips of ultrasound, no {stream.view}s"]
         problems = _backbone_problems(settings, stream.view)
         if stream.label is None:
             problems.append("data.streams.tvus.label: the teacher needs a label column")
@@ -117,6 +119,10 @@ class Teacher(Method):
     def scores(self, stream: Stream) -> Tensor:
         probabilities = [self._probability(view) for view in self._views(stream["image"])]
         return torch.stack(probabilities).mean(dim=0)  # (B,) or (B, K)
+
+    def features(self, stream: Stream) -> Tensor:
+        views = [self.net.features(view).flatten(2).mean(dim=2) for view in self._views(stream["image"])]
+        return torch.stack(views).mean(dim=0)  # (B, C)
 
     def _probability(self, image: Tensor) -> Tensor:
         logits = self.forward(image).float()
