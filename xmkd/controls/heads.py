@@ -2,8 +2,8 @@
 
 One matrix holds all heads of a cohort, a column each: an arm under one trial of learning rate and weight decay, with
 one inner fold held out. They share the batch, the keys of their targets and the number of steps, so they differ in
-nothing but the arm. Every arm gets the same trials and keeps the one with the least log loss of held-out scores (on few
-samples the AUROC is too coarse to choose by); it is then fitted anew on the whole cohort. Test patients decide nothing.
+nothing but the arm. Every arm gets the same trials and keeps the one whose held-out scores order the classes best
+(`recalibrated_log_loss`); it is then fitted anew on the whole cohort. Test patients decide nothing.
 
 Weight decay enters the gradient, so what a head comes to is the penalised optimum. Decoupled decay (AdamW) would leave
 heads of few samples where Adam's steps of equal size took them, and whatever disturbs those steps then looks like a
@@ -29,10 +29,9 @@ from xmkd.errors import ConfigError
 from xmkd.losses.distillation import Norm
 
 BETAS, EPSILON = (0.9, 0.999), 1e-6  # above the rounding error of a slope of zero, which Adam would scale up to a step
-INTERCEPTS, HALVINGS = 20.0, 40  # range and steps of the search for an intercept
+NEWTON = 25  # steps to slope and intercept
 LABELS_ALONE = Arm("ptm")
 _FOLDS = id_hash("inner folds")  # the draw of the folds shares no number with that of the targets
-WHOLE = -1  # in place of an inner fold: nothing is held out
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class HeadSettings:
     """
 
     epochs: int = 200
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    weight_decays: tuple[float, ...] = (0.03, 0.3, 3.0)
+    lrs: tuple[float, ...] = (1e-2, 3e-2)
+    weight_decays: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     inner_folds: int = 5
     seed: int = 0
 
     @property
     def trials(self) -> list[tuple[float, float]]:
-        """Every pair of learning rate and weight decay."""
-        return list(product(self.lrs, self.weight_decays))
+        """Every pair of learning rate and weight decay, the strongest decay first: it is kept where none is better."""
+        return [(lr, decay) for decay, lr in product(sorted(self.weight_decays, reverse=True), self.lrs)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Head:
         scale: Their standard deviation, `(F,)`.
         lr: The learning rate that was chosen.
         weight_decay: The weight decay that was chosen.
-        inner_loss: Held-out log loss that they were chosen for.
+        inner_loss: Recalibrated log loss of held-out scores that they were chosen for.
     """
 
     arm: Arm
@@ -171,8 +170,9 @@ class Cohort:
         """Each arm with the trial that suits it best, on the whole cohort; targets `(E, n, A)`."""
         chosen, loss, _ = self._cross_validate(arms, wanted)
         trials = torch.tensor(self.settings.trials)[chosen]  # (A, 2)
-        columns = Columns(torch.arange(len(arms)), torch.full((len(arms),), WHOLE), trials[:, 0], trials[:, 1])
-        weight = train(self.x, self.label, self.fold, arms, columns, wanted)
+        everyone = torch.ones(len(self.label), len(arms), dtype=torch.bool)
+        columns = Columns(torch.arange(len(arms)), everyone, trials[:, 0], trials[:, 1])
+        weight = train(self.x, self.label, arms, columns, wanted)
         heads = {}
         for a, (arm, trial, inner) in enumerate(zip(arms, chosen.tolist(), loss.tolist(), strict=True)):
             lr, weight_decay = self.settings.trials[trial]
@@ -184,25 +184,25 @@ class Cohort:
         trials = torch.tensor(self.settings.trials)
         shape = len(arms), len(trials), self.folds
         arm, trial, fold = (i.flatten() for i in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
-        columns = Columns(arm, fold, trials[trial, 0], trials[trial, 1])
-        weight = train(self.x, self.label, self.fold, arms, columns, wanted)
+        columns = Columns(arm, self.fold[:, None] != fold, trials[trial, 0], trials[trial, 1])
+        weight = train(self.x, self.label, arms, columns, wanted)
         each = torch.arange(len(self.label))
         held_out = (self.x @ weight).view(-1, *shape)[each, :, :, self.fold]  # (n, A, T)
-        loss, best = log_loss_at_best_intercept(held_out, self.label).min(dim=1)  # (A,)
+        loss, best = recalibrated_log_loss(held_out, self.label).min(dim=1)  # (A,), the first of equal ones
         return best, loss, held_out[:, torch.arange(len(arms)), best]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What each head is: its arm, the inner fold it is not fitted on, learning rate and weight decay, each `(C,)`."""
+    """What each head is: its arm `(C,)`, the samples that it is fitted on `(n, C)`, learning rate and decay `(C,)`."""
 
     arm: Tensor
-    fold: Tensor
+    fitted: Tensor
     lr: Tensor
     weight_decay: Tensor
 
 
-def train(x: Tensor, label: Tensor, fold: Tensor, arms: Sequence[Arm], columns: Columns, wanted: Tensor) -> Tensor:
+def train(x: Tensor, label: Tensor, arms: Sequence[Arm], columns: Columns, wanted: Tensor) -> Tensor:
     """All heads at once by Adam from zero; the classes weigh alike in L_PTM.
 
     The slope of `w L_KD + (1 - w) L_PTM` in each logit is written out: of losses that are sums over the samples of a
@@ -211,7 +211,6 @@ def train(x: Tensor, label: Tensor, fold: Tensor, arms: Sequence[Arm], columns: 
     Args:
         x: Standardised features and a column of ones, `(n, F + 1)`.
         label: int64 `(n,)`.
-        fold: Inner fold of each sample, int64 `(n,)`.
         arms: The arms.
         columns: The heads.
         wanted: Targets of distillation in each epoch, `(E, n, A)`.
@@ -220,7 +219,7 @@ def train(x: Tensor, label: Tensor, fold: Tensor, arms: Sequence[Arm], columns: 
         Weights of the features and then the intercept, which does not decay, `(F + 1, C)`.
     """
     epochs, a = len(wanted), columns.arm
-    fitted = (fold[:, None] != columns.fold).to(x.dtype)  # (n, C)
+    fitted = columns.fitted.to(x.dtype)  # (n, C)
     of_class = torch.stack([label == k for k in (0, 1)]).to(x.dtype)  # (2, n)
     distilled, supervised = fitted / fitted.sum(dim=0), 0.5 * fitted / (of_class @ fitted)[label]
     smoothing = torch.tensor([arm.label_smoothing for arm in arms], dtype=x.dtype)
@@ -271,22 +270,35 @@ def inner_folds(label: Tensor, ids: Tensor, folds: int, seed: int) -> Tensor:
     return place.argsort(stable=True).argsort() % folds
 
 
-def log_loss_at_best_intercept(logits: Tensor, label: Tensor) -> Tensor:
-    """Log loss of logits `(n, ...)`, both classes weighing alike, shifted by what makes it least, `(...)`.
+def recalibrated_log_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Log loss that logits would have after a fit of slope and intercept, both classes weighing alike.
 
-    Class weights and targets at the training prevalence centre an arm's logits differently, which ranks no patient.
+    How certain an arm is taught to be, and of which prevalence, then decides nothing: as with the AUROC, what counts is
+    which patient comes before which, but by how much as well, so that few samples tell trials apart.
+
+    Args:
+        logits: Held-out, `(n, ...)`.
+        label: `(n,)`.
+
+    Returns:
+        `(...)`; log 2 where higher logits don't go with more positives.
     """
-    shape = (-1, *[1] * (logits.ndim - 1))
-    positive = (label == 1).view(shape).to(logits.dtype)
+    positive = (label == 1).view(-1, *[1] * (logits.ndim - 1)).to(logits.dtype)
     weight = positive / (2 * positive.sum()) + (1 - positive) / (2 * (1 - positive).sum())
-    low = torch.full(logits.shape[1:], -INTERCEPTS)
-    high = -low
-    for _ in range(HALVINGS):  # the loss is convex in the shift
-        middle = (low + high) / 2
-        rising = (weight * ((logits + middle).sigmoid() - positive)).sum(dim=0) > 0
-        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    shifted = logits + (low + high) / 2
-    return (weight * (F.softplus(shifted) - positive * shifted)).sum(dim=0)
+    z = logits - logits.mean(dim=0)
+    z = z / z.std(dim=0).clamp_min(1e-6)
+    slope, intercept, ridge = torch.zeros_like(z[0]), torch.zeros_like(z[0]), 0.5 / len(label)
+    for _ in range(NEWTON):
+        p = (slope * z + intercept).sigmoid()
+        error, spread = weight * (p - positive), weight * p * (1 - p)
+        by_slope, by_intercept = (error * z).sum(dim=0) + ridge * slope, error.sum(dim=0)
+        a, b, c = (spread * z * z).sum(dim=0) + ridge, (spread * z).sum(dim=0), spread.sum(dim=0) + 1e-6
+        scale = a * c - b * b
+        slope = slope - ((c * by_slope - b * by_intercept) / scale).clamp(-2, 2)
+        intercept = intercept - ((a * by_intercept - b * by_slope) / scale).clamp(-2, 2)
+    fitted = slope * z + intercept
+    loss = (weight * (F.softplus(fitted) - positive * fitted)).sum(dim=0)
+    return torch.where(slope > 0, loss, math.log(2))
 
 
 def _standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
