@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +239,15 @@ def test_bad_cohorts_and_pools_are_refused() -> None:
         fit(replace(pool, paired=None), rows, "oracle_pair")
     with pytest.raises(RunError, match="probabilities"):
         fit(replace(pool, teacher_score=pool.teacher_score * 3), rows)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"inner_folds": 1}, {"lrs": ()}, {"lrs": (0.0,)}, {"weight_decays": (-1,)}]
+)
+def test_settings_that_fit_no_head_are_refused(wrong: dict[str, Any]) -> None:
+    pool, _, _ = study(samples=400, tested=50)
+    settings = replace(QUICK, **wrong)
+    assert len(settings.problems()) == 1
+    assert not QUICK.problems()
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        list(fit_heads(pool, cohorts_of(pool, 30, 1), [NAMED["ptm"]], settings))

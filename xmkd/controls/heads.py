@@ -57,6 +57,15 @@ class HeadSettings:
         """Every pair of learning rate and weight decay, the strongest decay first: it is kept where none is better."""
         return [(lr, decay) for decay, lr in product(sorted(self.weight_decays, reverse=True), self.lrs)]
 
+    def problems(self) -> list[str]:
+        """What no head can be fitted with."""
+        found = []
+        if self.epochs < 1 or self.inner_folds < 2:
+            found.append(f"epochs ({self.epochs}) must be 1 or more, inner_folds ({self.inner_folds}) 2 or more")
+        if not self.lrs or not self.weight_decays or min(self.lrs) <= 0 or min(self.weight_decays) < 0:
+            found.append("lrs and weight_decays: at least one each, rates above 0 and decays not below")
+        return found
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -118,9 +127,13 @@ def fit_heads(
         settings: Their budget.
 
     Raises:
-        ConfigError: A cohort has fewer than two samples of a class; or an arm lacks its features or its targets.
+        ConfigError: The settings have problems; a cohort holds a sample twice, or fewer than two samples of a class; or
+            an arm lacks its features or its targets.
         RunError: Scores of the teacher are no probabilities, or of one class.
     """
+    if settings.problems():
+        fixes = ("correct the settings of the heads", "leave them out: the defaults")
+        raise ConfigError("; ".join(settings.problems()), where="settings of the heads", fixes=fixes)
     shared = {arm.name: _targets(arm, pool) for arm in arms if arm.pairing not in (None, "self")}
     for rows in cohorts:
         _check_cohort(pool.label[rows], rows)
