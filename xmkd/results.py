@@ -73,7 +73,7 @@ def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> No
     """
     stream = study.streams[METHODS[experiment.method_name].evaluates]
     if stream.label is None:
-        _write_figures(run)
+        _write_figures(run, "test" if (run.folder / "predictions_test.csv").is_file() else "val")
         return
     classes = list(stream.label.classes)
     held_out, doubt = _held_out(trained, experiment)
@@ -84,9 +84,8 @@ def evaluate(run: Run, experiment: Experiment, study: Study, trained: Run) -> No
     write_summary(run, run.predictions("test"), "test", classes, threshold, fitted, stream.label.limits, lock)
 
 
-def _write_figures(run: Run) -> None:
+def _write_figures(run: Run, side: str) -> None:
     """metrics_<side>.csv and summary.json of a method that predicts no class: its figures' means over patients."""
-    side = "test" if (run.folder / "predictions_test.csv").is_file() else "val"
     found: dict[str, Interval] = {}
     if (run.folder / f"predictions_{side}.csv").is_file():
         table = run.predictions(side)
@@ -152,12 +151,15 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     if (folds[0].folder / SKIPPED).is_file():
         write_table(parent.folder / SKIPPED, pd.read_csv(folds[0].folder / SKIPPED, dtype=str))
     stream = study.streams[METHODS[experiment.method_name].evaluates]
+    if stream.label is None:
+        _write_figures(parent, "oof")
+        return
     chosen = [run.summary()["threshold"] for run in folds]  # None for several classes
     threshold = Threshold(DEFAULT_THRESHOLD, "fixed", 0, 0)
     if all(chosen):
         threshold = thresholds.of_folds([Threshold(**values) for values in chosen])
-    classes, limits = (list(stream.label.classes), stream.label.limits) if stream.label else ([], {})
-    write_summary(parent, table, "oof", classes, threshold, None, limits, stream.manifest.card.lock)
+    classes, lock = list(stream.label.classes), stream.manifest.card.lock
+    write_summary(parent, table, "oof", classes, threshold, None, stream.label.limits, lock)
 
 
 def announce(run: Run) -> None:

@@ -89,6 +89,8 @@ class Mae(Method):
         size = stream.mri.size if stream.view == "volume" else stream.patch
         if size is not None and not problems:
             problems += _size_problems(settings, size)
+        if settings.pictures < 0:
+            problems.append(f"method.pictures: {settings.pictures} is less than 0")
         probe = experiment.data.streams.get("probe")
         if probe is not None and (probe.label is None or probe.view != stream.view):
             problems.append(f"data.streams.probe: it needs a label, and the view {stream.view!r} of the stream mri")
