@@ -127,6 +127,17 @@ def crossval(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     results.announce(training.crossval(config.load(experiment, overrides)))
 
 
+@app.command()
+def controls(
+    table: Annotated[Path, typer.Argument(help="a YAML file of experiments/controls/")],
+    overrides: Overrides = None,
+) -> None:
+    """Train every arm that tells transfer from regularisation; the same command again goes on."""
+    from xmkd.controls import run, spec
+
+    print(f"table: {run.run(spec.load(table, overrides))}")
+
+
 @app.command("test")
 def predict_again(run: RunFolder, overrides: Overrides = None) -> None:
     """Predict and evaluate test patients again, or other data by overrides."""

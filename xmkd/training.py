@@ -28,6 +28,7 @@ from xmkd.files import write_table
 from xmkd.methods import METHODS
 from xmkd.methods.base import Method, Task
 from xmkd.metrics_log import MetricsCsv, truncate
+from xmkd.parents import resolved
 from xmkd.reporting.report import write_or_warn
 from xmkd.runs import Run
 
@@ -43,6 +44,7 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     Raises:
         XmkdError: The data, the folder or the settings do not allow it; what was computed before stays.
     """
+    experiment = resolved(experiment)
     study = plan(experiment.data)
     _require_classes(study, experiment)
     run = runs.locate(experiment, study, folder)
@@ -116,6 +118,7 @@ def crossval(experiment: Experiment) -> Run:
     Raises:
         XmkdError: As `fit`.
     """
+    experiment = resolved(experiment)
     folds = [replace(experiment, data=replace(experiment.data, fold=k)) for k in range(experiment.data.folds)]
     whole = replace(experiment, data=replace(experiment.data, fold=None))
     for fold in folds:  # before the first is trained

@@ -1,0 +1,103 @@
+"""The main figure of the controls: AUROC against the number of labelled MRI, a line per arm, with the oracle's line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from xmkd.files import in_one_step
+
+# Colour-blind safe (Okabe and Ito 2008); what is compared in the verdict is drawn thick.
+STYLE: dict[str, tuple[str, str, float]] = {
+    "scratch": ("#999999", "-", 1.5),
+    "ptm": ("#000000", "-", 2.2),
+    "kd_without_mae": ("#999999", "--", 1.2),
+    "full": ("#D55E00", "-", 2.2),
+    "hard": ("#E69F00", "--", 1.2),
+    "constant": ("#56B4E9", "--", 1.2),
+    "constant_mean": ("#56B4E9", ":", 1.2),
+    "surrogate": ("#0072B2", "-", 2.2),
+    "shuffled": ("#CC79A7", ":", 1.2),
+    "label_smoothing": ("#F0E442", "-", 1.2),
+    "self_distillation": ("#009E73", "--", 1.2),
+    "oracle_pair": ("#009E73", "-", 2.2),
+}
+
+
+def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Mean AUROC over training cohorts with a t interval, a row for each tier, rho, labels and arm.
+
+    Args:
+        table: Columns of results.csv.
+        level: Of the interval.
+    """
+    groups = table.groupby(["tier", "rho", "labels", "arm"])["auroc"]
+    found = groups.agg(["mean", "std", "size"]).rename(columns={"size": "cohorts"}).reset_index()
+    quantile = stats.t.ppf(0.5 + level / 2, (found["cohorts"] - 1).clip(lower=1))
+    half = quantile * found["std"] / found["cohorts"] ** 0.5
+    return found.assign(low=found["mean"] - half, high=found["mean"] + half)
+
+
+def draw(table: pd.DataFrame, limits: Mapping[str, float], path: Path) -> None:
+    """Draw a panel for each tier and rho.
+
+    Args:
+        table: Columns of results.csv.
+        limits: AUROC of the oracle and of the ceiling, by name; may be empty.
+        path: The PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = means(table)
+    panels = list(found.groupby(["tier", "rho"], sort=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), sharey=True, squeeze=False)
+    for axis, ((tier, rho), rows) in zip(axes[0], panels, strict=True):
+        single = rows["labels"].nunique() == 1
+        for place, (arm, style) in enumerate((a, s) for a, s in STYLE.items() if a in set(rows["arm"])):
+            one = rows[rows["arm"] == arm].sort_values("labels")
+            colour, line, width = style
+            shift = 1.04 ** (place - 3)  # side by side, so that intervals can be told apart
+            errors = [one["mean"] - one["low"], one["high"] - one["mean"]]
+            axis.errorbar(
+                one["labels"] * shift, one["mean"], errors, color=colour, ls="" if single else line, lw=width,
+                marker="o", ms=4, capsize=2, label=arm,
+            )  # fmt: skip
+        for name, value in limits.items():
+            axis.axhline(value, color="grey", ls=":", lw=1)
+            axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+        axis.set_xscale("log")
+        ticks = sorted(rows["labels"].unique())
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("labelled MRI")
+        axis.set_title(f"{tier}, rho {rho:g} ({int(rows['cohorts'].max())} training cohorts)")
+    axes[0][0].set_ylabel("AUROC on the test patients")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_one_step(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+    plt.close(figure)
+
+
+def text(table: pd.DataFrame) -> str:
+    """The table for the terminal: a row per arm, a column per tier, rho and number of labels."""
+    found = means(table)
+    cells = found.assign(
+        column=[f"{t[:4]} {r:g} n{n}" for t, r, n in zip(found["tier"], found["rho"], found["labels"], strict=True)],
+        cell=[f"{m:.3f}±{(h - m):.3f}" for m, h in zip(found["mean"], found["high"], strict=True)],
+    )
+    wide = cells.pivot(index="arm", columns="column", values="cell").reindex(
+        [a for a in STYLE if a in set(cells["arm"])]
+    )
+    order = list(dict.fromkeys(cells.sort_values(["tier", "rho", "labels"], ascending=[False, False, True])["column"]))
+    legend = (
+        "columns: first letter of the tier (head, finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"
+    )
+    return f"{wide[order].fillna('').to_string()}\n{legend}"

@@ -1,0 +1,186 @@
+"""`xmkd controls`: from specifications to a table of all arms, in stages that are gone on with where they stopped.
+
+    shared        cohorts, cross-validated teacher, masked auto-encoder: made once, for all arms
+    head          every arm as a linear head on frozen features, many training cohorts
+    finetuned     a few arms with the whole network trained, few training cohorts
+
+A training cohort of n labels is n successive patients of the pool, and its smaller budgets are its first ones. Every
+training is tested on the same patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xmkd import training
+from xmkd.controls import stages
+from xmkd.controls.arms import ARMS, Arm
+from xmkd.controls.figure import draw, text
+from xmkd.controls.heads import Pool
+from xmkd.controls.spec import ControlsSpec
+from xmkd.controls.stages import Samples, Simulated
+from xmkd.controls.table import ControlTable, TestSet, Training, run_heads
+from xmkd.data import manifest as manifests
+from xmkd.data.rng import id_hash
+from xmkd.errors import ConfigError, RunError
+from xmkd.evaluation.control_results import Setting
+from xmkd.evaluation.statistics import auroc_interval
+from xmkd.evaluation.teacher_scores import recalibrated
+from xmkd.files import write_table
+from xmkd.runs import Run
+
+BY_NAME = {arm.name: arm for arm in ARMS}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all arms share.
+
+    Attributes:
+        teacher: Its cross-validation.
+        mae: The masked auto-encoder's run.
+    """
+
+    teacher: Run
+    mae: Run
+
+
+def run(spec: ControlsSpec) -> Path:
+    """Make what is missing of the table; returns its folder.
+
+    Raises:
+        XmkdError: A stage can't be made; what is there stays.
+    """
+    cohorts = stages.simulate(spec)
+    shared = Shared(stages.teacher(spec, cohorts[0]), stages.auto_encoder(spec, cohorts[0]))
+    _tell_teacher(shared.teacher)
+    table = ControlTable(spec.table)
+    tests: list[Samples] = []
+    for cohort in cohorts:
+        pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
+        _check_pool(spec, pool, cohort)
+        _heads(spec, table, cohort, shared, pool, test, stages.paired_scores(spec, cohort, shared.teacher))
+        tests.append(test)
+    _finetuned(spec, table, cohorts[0], shared, tests[0])
+    if len({tuple(test.patient_id) for test in tests}) > 1:
+        raise RunError(
+            "the cohorts have other test patients",
+            where=", ".join(spec.cohorts),
+            fixes=("use specifications of one seed and one number of test patients", "make a table for each"),
+        )
+    table.bundle(tests[0].label, tests[0].patient_id)
+    limits = next(iter(cohorts[0].card.labels.values())).limits
+    draw(table.rows(), {name: limit.auroc for name, limit in limits.items()}, spec.table / "auroc.png")
+    print(text(table.rows()))
+    return spec.table
+
+
+def members(spec: ControlsSpec, cohort: int, labels: int) -> slice:
+    """Rows of the pool that a training cohort of so many labels holds."""
+    first = cohort * max(spec.labels)
+    return slice(first, first + labels)
+
+
+def _heads(
+    spec: ControlsSpec,
+    table: ControlTable,
+    cohort: Simulated,
+    shared: Shared,
+    found: Samples,
+    test: Samples,
+    paired: pd.DataFrame,
+) -> None:
+    """The tier `head` of one rho."""
+    prevalence = float(found.label.mean())
+    teacher = recalibrated(shared.teacher.predictions("oof"), prevalence)
+    own = stages.paired_probabilities(shared.teacher, paired, found)
+    pool = Pool(
+        {name: torch.from_numpy(values) for name, values in found.features.items()},
+        torch.from_numpy(found.label),
+        torch.tensor([id_hash(str(i)) for i in found.sample_id], dtype=torch.int64),
+        torch.tensor(teacher["score"].to_numpy(), dtype=torch.float32),
+        torch.tensor(teacher["label"].to_numpy(), dtype=torch.int64),
+        torch.from_numpy(own),
+    )
+    tested = TestSet({name: torch.from_numpy(values) for name, values in test.features.items()}, test.label)
+    for labels in spec.labels:
+        setting = Setting("head", cohort.spec.rho, labels)
+        rows = [torch.arange(len(found.label))[members(spec, k, labels)] for k in range(spec.head_cohorts)]
+        for done in run_heads(table, setting, cohort.spec.lock, pool, rows, tested, ARMS, spec.head):
+            if (done + 1) % 10 == 0 or done + 1 == len(rows):
+                print(f"{setting}: {done + 1} of {len(rows)} training cohorts", flush=True)
+
+
+def _finetuned(spec: ControlsSpec, table: ControlTable, cohort: Simulated, shared: Shared, test: Samples) -> None:
+    """The tier `finetuned`, of the first rho."""
+    paired = spec.table / "paired" / f"{cohort.spec.name}_{shared.teacher.folder.name}.csv"
+    for labels in spec.finetuned.labels:
+        setting = Setting("finetuned", cohort.spec.rho, labels)
+        made_from = {"lock": cohort.spec.lock, "mae": shared.mae.id, "teacher": shared.teacher.folder.name}
+        table.require(setting, {**made_from, "student": [spec.student.experiment, *spec.student.words]})
+        chosen: dict[str, float] = {}
+        for number in range(spec.finetuned.cohorts):
+            manifest = _manifest(spec, cohort, number, labels)
+            for name in spec.finetuned.arms:
+                words = arm_words(BY_NAME[name], shared, paired)
+                tried = {
+                    lr: training.fit(stages.student(spec, manifest, cohort.folder, [*words, f"optim.lr={lr}"]))
+                    for lr in ([chosen[name]] if number else spec.finetuned.lrs)
+                }
+                chosen[name] = max(tried, key=lambda lr: _inner(tried[lr]))
+                kept = tried[chosen[name]]
+                scores = kept.predictions("test").set_index("sample_id")["score"].loc[list(test.sample_id)].to_numpy()
+                decay = kept.experiment().optim.weight_decay
+                table.add(setting, cohort.spec.lock, test.label, [Training(name, number, scores, chosen[name], decay)])
+                print(f"{setting}: cohort {number}, {name}: {auroc_interval(test.label, scores)}", flush=True)
+
+
+def arm_words(arm: Arm, shared: Shared, paired: Path) -> list[str]:
+    """Settings of the student that make an arm."""
+    mae = shared.mae.folder if arm.encoder == "mae" else "none"
+    teacher = "none" if arm.pairing in (None, "hard") else shared.teacher.folder
+    words = [f"method.mae={mae}", f"method.teacher={teacher}", f"method.label_smoothing={arm.label_smoothing}"]
+    if arm.pairing is None:
+        return [*words, *stages.LABELS_ALONE]
+    words += [f"method.pairing={arm.pairing}", f"method.kd_norm={arm.norm}"]
+    return [*words, f"method.own_scores={paired}"] if arm.pairing == "oracle_pair" else words
+
+
+def _manifest(spec: ControlsSpec, cohort: Simulated, number: int, labels: int) -> Path:
+    """A training cohort with the validation and the test patients, as a table of its own."""
+    source = cohort.manifest("mri")
+    whole = manifests.read_table(source).sort_values("sample_id")
+    train = whole[whole["split"] == "train"].iloc[members(spec, number, labels)]
+    target = spec.table / "manifests" / f"{cohort.spec.name}_{labels}_{number}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_table(target, pd.concat([train, whole[whole["split"] != "train"]]))
+    target.with_suffix(".yaml").write_bytes(source.with_suffix(".yaml").read_bytes())
+    return target
+
+
+def _inner(tried: Run) -> float:
+    """Validation AUROC of a run."""
+    table = tried.predictions("val")
+    return auroc_interval(table["label"].to_numpy(), table["score"].to_numpy()).value
+
+
+def _check_pool(spec: ControlsSpec, pool: Samples, cohort: Simulated) -> None:
+    needed = spec.head_cohorts * max(spec.labels)
+    if len(pool.label) < needed or len(np.unique(pool.patient_id)) != len(pool.patient_id):
+        raise ConfigError(
+            f"{spec.head_cohorts} cohorts of {max(spec.labels)} need {needed} training patients with one MRI each, but "
+            f"{cohort.spec.name} has {len(pool.label)} MRI of {len(np.unique(pool.patient_id))} patients",
+            where=cohort.manifest("mri"),
+            fixes=("raise mri.patients.train of the specification", "lower head_cohorts or labels"),
+        )
+
+
+def _tell_teacher(teacher: Run) -> None:
+    table = teacher.predictions("oof")
+    fold = table["fold"].to_numpy(dtype=float).astype(int)
+    print(f"teacher, out of fold: {auroc_interval(table['label'], table['score'], fold=fold)}", flush=True)

@@ -1,0 +1,181 @@
+"""The stages that all arms share, each a folder that is there already or is made now: cohorts, teacher, encoder.
+
+Every model is an ordinary run, made by `xmkd fit` or `crossval`; features and paired scores are kept beside the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from xmkd import config, training
+from xmkd.config import Experiment
+from xmkd.controls.spec import ControlsSpec, Step
+from xmkd.data import manifest as manifests
+from xmkd.data.datamodule import UnpairedDataModule
+from xmkd.data.manifest import Card
+from xmkd.data.streams import plan
+from xmkd.evaluation.teacher_scores import calibrated_by
+from xmkd.files import in_one_step, write_table
+from xmkd.methods.base import Task
+from xmkd.methods.distill import Distill
+from xmkd.runs import Run
+from xmkd.simulate import cohort as simulation
+from xmkd.simulate.examination import examine
+from xmkd.simulate.spec import CohortSpec
+
+PAIRS = "oracle_pair"
+LABELS_ALONE = ["method.alpha=0", "method.epoch_offset=1"]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A cohort on disk.
+
+    Attributes:
+        spec: Its specification.
+        folder: Where it lies.
+    """
+
+    spec: CohortSpec
+    folder: Path
+
+    def manifest(self, part: str) -> Path:
+        """The table of a part."""
+        return self.folder / f"{self.spec.cohort}_{part}.csv"
+
+    @property
+    def card(self) -> Card:
+        """Of the labelled MRI."""
+        return manifests.load_card(self.manifest("mri").with_suffix(".yaml"))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled MRI as an encoder shows them.
+
+    Attributes:
+        sample_id: `(n,)`.
+        patient_id: `(n,)`.
+        label: `(n,)`.
+        features: By encoder, float32 `(n, F)`.
+    """
+
+    sample_id: npt.NDArray[np.str_]
+    patient_id: npt.NDArray[np.str_]
+    label: npt.NDArray[np.int64]
+    features: dict[str, npt.NDArray[np.float32]]
+
+
+def simulate(spec: ControlsSpec) -> list[Simulated]:
+    """The cohorts; of all but the first only the labelled MRI and the ultrasound of the same patients."""
+    found = []
+    for number, file in enumerate(spec.cohorts):
+        cohort = simulation.load(Path(file))
+        folder = Path(spec.data) / Path(file).stem
+        for part in (None,) if number == 0 else ("mri", PAIRS):
+            for made in simulation.simulate(cohort, folder, examine, only=part):
+                print(made.text(), flush=True)
+        found.append(Simulated(cohort, folder))
+    return found
+
+
+def teacher(spec: ControlsSpec, first: Simulated) -> Run:
+    """The teacher's cross-validation."""
+    words = [f"data.streams.tvus.manifest={first.manifest('tvus')}", "data.streams.tvus.where.split=[train,val]"]
+    return training.crossval(_experiment(spec, spec.teacher, words))
+
+
+def auto_encoder(spec: ControlsSpec, first: Simulated) -> Run:
+    """The masked auto-encoder."""
+    manifest = first.manifest("mri_unlabelled")
+    return training.fit(_experiment(spec, spec.mae, [f"data.streams.mri.manifest={manifest}"]))
+
+
+def student(spec: ControlsSpec, manifest: Path, root: Path, words: list[str]) -> Experiment:
+    """The student's experiment on a table of MRI."""
+    where = [f"data.streams.mri.manifest={manifest}", f"data.streams.mri.root={root}"]
+    return _experiment(spec, spec.student, [*where, *words])
+
+
+def samples(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Samples:
+    """All labelled MRI of a side, seen by the pre-trained encoder and by one as the seed gives it."""
+    file = spec.table / "features" / f"{cohort.spec.name}_{side}_{mae.id}.npz"
+    if not file.is_file():
+        found = _encoded(spec, cohort, mae, side)
+        arrays = {f"features_{name}": values for name, values in found.features.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with in_one_step(file) as unfinished, unfinished.open("wb") as stream:
+            np.savez(
+                stream, sample_id=found.sample_id, patient_id=found.patient_id, label=found.label,
+                allow_pickle=False, **arrays,
+            )  # fmt: skip
+    with np.load(file) as kept:
+        features = {name.removeprefix("features_"): kept[name] for name in kept if name.startswith("features_")}
+        return Samples(kept["sample_id"], kept["patient_id"], kept["label"], features)
+
+
+def paired_scores(spec: ControlsSpec, cohort: Simulated, trained: Run) -> pd.DataFrame:
+    """The teacher's scores of the students' own ultrasound: the mean of its folds' models, a row per examination."""
+    file = spec.table / "paired" / f"{cohort.spec.name}_{trained.folder.name}.csv"
+    if not file.is_file():
+        folds = sorted(trained.folder.glob("fold_*"))
+        tables = []
+        # Whoever is scored here belongs to no fold, so all of them are test patients of every fold's model.
+        manifest = _as_test(cohort, spec.table / "manifests")
+        for fold in folds:
+            words = [f"data.streams.tvus.manifest={manifest}", f"data.streams.tvus.root={cohort.folder}"]
+            words += ["data.streams.tvus.where.split=test", "data.fold=null"]
+            tables.append(training.test(Run(fold), words).predictions("test"))
+        mean = np.mean([table["score"] for table in tables], axis=0)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_table(file, tables[0].assign(score=mean, fold=None))
+    return pd.read_csv(file, dtype={"sample_id": str, "patient_id": str, "site": str})
+
+
+def paired_probabilities(trained: Run, scores: pd.DataFrame, found: Samples) -> npt.NDArray[np.float32]:
+    """The teacher's probability for each labelled MRI, from the ultrasound of the same patient, `(n,)`."""
+    made = calibrated_by(trained.predictions("oof"), scores, float(found.label.mean()))
+    by_patient = made.groupby("patient_id")["score"].mean()
+    return by_patient.loc[list(found.patient_id)].to_numpy(dtype=np.float32)
+
+
+def _experiment(spec: ControlsSpec, step: Step, words: list[str]) -> Experiment:
+    return config.load(step.experiment, [*step.words, f"runs={spec.runs}", *words])
+
+
+def _as_test(cohort: Simulated, folder: Path) -> Path:
+    """The paired examinations as a table of test patients."""
+    source = cohort.manifest(PAIRS)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{cohort.spec.name}_{PAIRS}.csv"
+    write_table(target, manifests.read_table(source).assign(split="test"))
+    target.with_suffix(".yaml").write_bytes(source.with_suffix(".yaml").read_bytes())
+    return target
+
+
+def _encoded(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Samples:
+    experiment = student(spec, cohort.manifest("mri"), cohort.folder, LABELS_ALONE)
+    data = UnpairedDataModule(experiment.data, plan(experiment.data), seed=experiment.seed, evaluated="mri")
+    data.setup()
+    shape, label = data.shape("mri"), data.datasets["mri"].label.numpy()
+    nets = {}
+    for name, source in (("mae", str(mae.folder)), ("random", "none")):
+        torch.manual_seed(experiment.seed)
+        settings = replace(experiment.method, mae=source)
+        nets[name] = Distill(settings, Task(("0", "1"), (1, 1), shape), experiment.optim).student.eval()
+    rows = data.rows("mri", side)
+    features: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in nets}
+    with torch.inference_mode():
+        for batch in data.batches("mri", side):
+            for name, net in nets.items():
+                features[name].append(net.features(batch["image"]).numpy())
+    table = data.study.streams["mri"].table.iloc[rows]
+    whole = {name: np.concatenate(parts) for name, parts in features.items()}
+    sample_id, patient_id = (table[column].to_numpy(dtype=str) for column in ("sample_id", "patient_id"))
+    return Samples(sample_id, patient_id, label[rows], whole)
