@@ -5,7 +5,7 @@ XMKD := $(PY) -m xmkd
 OVERRIDES ?=
 TESTS ?= tests
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format sheets bench train-teacher crossval-teacher
+.PHONY: help setup demo test check format sheets bench train-teacher crossval-teacher pretrain-mae distill distill-controls
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -13,7 +13,7 @@ help: ## List the targets
 setup: ## Create .venv with everything in it (two minutes, once)
 	@tools/setup.sh
 
-demo: setup ## Simulate a cohort, train, evaluate and report a teacher; needs no data (at most ten minutes)
+demo: setup ## Simulate a cohort; teacher, pre-training, distillation, comparison; needs no data (about 20 minutes)
 	@tools/demo.sh $(OVERRIDES)
 
 test: setup ## Run the tests
@@ -33,10 +33,20 @@ sheets: setup ## Contact sheets of the simulator, in runs/sheets; beside real im
 	@$(PY) tools/sheets.py runs/sheets --beside
 
 bench: setup ## Run the head-to-head benchmarks and print their ratios
-	@for name in loader loop bootstrap simulator; do $(XMKD) bench $$name || exit 1; done
+	@for name in loader loop bootstrap simulator mae; do $(XMKD) bench $$name || exit 1; done
 
 train-teacher: setup ## Train and evaluate the ultrasound teacher on MMOTU (about ten minutes on 2 cores)
 	@$(XMKD) fit experiments/teacher_mmotu.yaml $(OVERRIDES)
 
 crossval-teacher: setup ## Five grouped folds of the same, with out-of-fold predictions
 	@$(XMKD) crossval experiments/teacher_mmotu.yaml $(OVERRIDES)
+
+pretrain-mae: setup ## Pre-train the MRI student on unlabelled volumes of the simulated cohort
+	@$(XMKD) fit experiments/mae_pod.yaml $(OVERRIDES)
+
+distill: setup ## Distil the newest cross-validated teacher of experiments/teacher_pod.yaml into it
+	@$(XMKD) fit experiments/distill_pod.yaml $(OVERRIDES)
+
+distill-controls: setup ## Every arm that tells transfer from regularisation, and the claims (three hours on 2 cores)
+	@$(XMKD) controls experiments/controls/demo.yaml $(OVERRIDES)
+	@$(XMKD) compare --claims experiments/claims.yaml runs/controls/demo/results.csv
