@@ -62,6 +62,13 @@ class Chain:
     teacher: Path
     mae: Path
 
+    @property
+    def probe(self) -> tuple[str, ...]:
+        """Words that add the labelled volumes as a probe to an auto-encoder."""
+        settings = (f"manifest={self.labelled}", "label=filled", "view=volume", "batch_size=5")
+        size = "mri={spacing_mm: [4, 1, 1], size: [8, 16, 16]}"
+        return tuple(f"data.streams.probe.{setting}" for setting in (*settings, size))
+
     def pretraining(self, runs: Path, *words: str) -> Experiment:
         """Another auto-encoder, with its runs in a folder of its own."""
         return self._experiment("mae", MAE, self.corpus, runs, words)

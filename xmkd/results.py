@@ -147,7 +147,7 @@ def join_folds(parent: Run, experiment: Experiment, study: Study, folds: list[Ru
     records = [run.provenance() for run in folds]
     everyone = sorted(set().union(*(record["fitted_on"] for record in records)))
     whole = {"split": study.split_hash, "fold_splits": [r["split"] for r in records], "fitted_on": everyone}
-    runs.write_record(parent, experiment, {**records[0], **whole})
+    runs.write_record(parent, experiment, {**records[0], **whole, "division": {}})  # of each fold another one
     if (folds[0].folder / SKIPPED).is_file():
         write_table(parent.folder / SKIPPED, pd.read_csv(folds[0].folder / SKIPPED, dtype=str))
     stream = study.streams[METHODS[experiment.method_name].evaluates]

@@ -24,7 +24,7 @@ import pandas as pd
 from xmkd import config as configuration
 from xmkd.config import Experiment
 from xmkd.data.pseudonyms import SALT_FILE, fingerprint, pseudonym, salt
-from xmkd.data.streams import EVALUATED, Study
+from xmkd.data.streams import EVALUATED, Study, division
 from xmkd.errors import LeakageError, RunError
 from xmkd.files import in_one_step, write_json, writing
 
@@ -254,11 +254,25 @@ def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
         if shared:
             name = source.get("run", "this run")
             more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+            manifests = ", ".join(str(stream.manifest.path) for stream in study.streams.values())
             raise LeakageError(
                 f"{len(shared)} patients to be evaluated were used to fit {name}: {', '.join(shared[:5])}{more}",
-                where=", ".join(str(stream.manifest.path) for stream in study.streams.values()),
-                fixes=("use the same data.split for both stages", "evaluate on patients that no stage was fitted on"),
+                where="; ".join([manifests, *_apart(source, record)]),
+                fixes=(
+                    "divide the patients of both stages alike: the same data.split, data.fold and labelled streams",
+                    "evaluate on patients that no stage was fitted on",
+                ),
             )
+
+
+def _apart(other: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """Which settings divided the patients of another run otherwise than those of this one."""
+    there, here = other.get("division", {}), record.get("division", {})
+    return [
+        f"{key} is {json.dumps(value)} there and {json.dumps(here[key])} here"
+        for key, value in there.items()
+        if key in here and value != here[key]
+    ]
 
 
 @contextmanager
@@ -300,6 +314,7 @@ def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {name: _version(name) for name in PACKAGES},
         **data_record(study),
+        "division": division(experiment.data),
         "salt": fingerprint(secret),
         "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train", but=_optional(experiment))),
         "ancestors": _ancestors(experiment),
@@ -360,7 +375,8 @@ def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
             )
             continue
         record = run.provenance()
-        found.append({"run": str(file), "salt": record["salt"], "fitted_on": record["fitted_on"]})
+        kept = ("salt", "fitted_on", "division")
+        found.append({"run": str(file)} | {key: record[key] for key in kept if key in record})
         found.extend(record["ancestors"])
     return found
 

@@ -129,10 +129,7 @@ def test_a_run_leaves_figures_of_patients_and_pictures(chain: Chain) -> None:
 
 
 def test_probes_are_told_and_change_nothing(chain: Chain, tmp_path: Path) -> None:
-    stream = "data.streams.probe"
-    words = [f"{stream}.{k}" for k in (f"manifest={chain.labelled}", "label=filled", "view=volume", "batch_size=5")]
-    words += [f"{stream}.mri={{spacing_mm: [4, 1, 1], size: [8, 16, 16]}}"]
-    with_probe = training.fit(chain.pretraining(tmp_path / "runs", *words))
+    with_probe = training.fit(chain.pretraining(tmp_path / "runs", *chain.probe))
     without = runs.find(chain.mae)
     assert with_probe.id != without.id
     assert weights(with_probe).keys() == weights(without).keys()
@@ -201,6 +198,7 @@ def test_folds_are_joined(chain: Chain, tmp_path: Path) -> None:
         (["method.patch=[8,16,16]"], "method.patch: a volume of a single patch leaves nothing to mask"),
         (["data.streams.mri.mri.size=[8,16,20]"], "is not divisible by 8"),
         (["data.streams.mri.view=patch", "data.streams.mri.patch=[4,8,12]"], "is not divisible by 8"),
+        (["data.streams.mri.label=filled"], "data.streams.mri.label: no label is looked at"),
         (["method.pictures=-1"], "method.pictures: -1 is less than 0"),
         (["method.student=huge"], "method.student"),
     ],

@@ -113,6 +113,15 @@ def plan(data: DataConfig, *, rest: Side | None = None) -> Study:
     return Study(streams, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
+def division(data: DataConfig) -> dict[str, float | int | None]:
+    """The settings that decide on which side a patient stands, by their names in an experiment."""
+    settings: dict[str, float | int | None] = {f"data.split.{name}": value for name, value in vars(data.split).items()}
+    if data.fold is not None:
+        del settings["data.split.test"]  # the fold is the test side
+        settings["data.folds"] = data.folds
+    return settings | {"data.fold": data.fold}
+
+
 def _budgeted(table: pd.DataFrame, name: str, data: DataConfig) -> pd.DataFrame:
     """The table without the training patients beyond `train_patients`.
 

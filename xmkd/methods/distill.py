@@ -237,7 +237,7 @@ def read_targets(settings: DistillSettings, table: Table) -> tuple[Targets, Feat
         teacher = _teacher(Path(settings.teacher), table)
         oof = teacher.predictions("oof")
         found = recalibrated(oof, prevalence)
-        scores, labels = torch.from_numpy(found["score"].to_numpy()), torch.from_numpy(found["label"].to_numpy())
+        scores, labels = torch.tensor(found["score"].to_numpy()), torch.tensor(found["label"].to_numpy())
         if settings.feature_weight:
             partners = _feature_pool(teacher)
     if settings.pairing in OWN:
@@ -273,7 +273,7 @@ def _feature_pool(teacher: runs.Run) -> FeaturePool:
         fixes = ("cross-validate the teacher anew: resume=never", "distil scores alone: method.feature_weight=0")
         raise RunError("the teacher's run keeps no features", where=path, fixes=fixes)
     label = fold.predictions("test")["label"].to_numpy()
-    return FeaturePool.build(torch.from_numpy(np.load(path).astype(np.float32)), torch.from_numpy(label))
+    return FeaturePool.build(torch.from_numpy(np.load(path).astype(np.float32)), torch.tensor(label))
 
 
 def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: float) -> Tensor:

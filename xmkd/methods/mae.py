@@ -56,7 +56,8 @@ class Mae(Method):
     """Masked auto-encoder of one stream named `mri`, whose labels are not looked at.
 
     A stream `probe` may name labelled volumes: as the training goes on, frozen features of its training patients are
-    fitted to their labels and scored on its validation patients. Nothing of that reaches the weights.
+    fitted to their labels and scored on its validation patients. Nothing of that reaches the weights. Patients of both
+    streams are divided as the labelled one is, which is how a student of these labels will divide them too.
     """
 
     streams = ("mri",)
@@ -89,6 +90,8 @@ class Mae(Method):
         size = stream.mri.size if stream.view == "volume" else stream.patch
         if size is not None and not problems:
             problems += _size_problems(settings, size)
+        if stream.label is not None:
+            problems.append("data.streams.mri.label: no label is looked at; name labelled volumes as the stream probe")
         if settings.pictures < 0:
             problems.append(f"method.pictures: {settings.pictures} is less than 0")
         probe = experiment.data.streams.get("probe")
