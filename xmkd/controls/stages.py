@@ -18,15 +18,16 @@ from xmkd.config import Experiment
 from xmkd.controls.spec import ControlsSpec, Step
 from xmkd.data import manifest as manifests
 from xmkd.data.datamodule import UnpairedDataModule
-from xmkd.data.manifest import Card
 from xmkd.data.streams import plan
+from xmkd.errors import ConfigError
 from xmkd.evaluation.teacher_scores import calibrated_by
 from xmkd.files import in_one_step, write_table
 from xmkd.methods.base import Task
 from xmkd.methods.distill import Distill
-from xmkd.runs import Run
+from xmkd.runs import Run, run_id
 from xmkd.simulate import cohort as simulation
 from xmkd.simulate.examination import examine
+from xmkd.simulate.plan import patients
 from xmkd.simulate.spec import CohortSpec
 
 PAIRS = "oracle_pair"
@@ -50,9 +51,10 @@ class Simulated:
         return self.folder / f"{self.spec.cohort}_{part}.csv"
 
     @property
-    def card(self) -> Card:
-        """Of the labelled MRI."""
-        return manifests.load_card(self.manifest("mri").with_suffix(".yaml"))
+    def limits(self) -> dict[str, float]:
+        """AUROC of the oracle and of the ceiling on MRI, by name; empty where the cohort is not calibrated."""
+        card = manifests.load_card(self.manifest("mri").with_suffix(".yaml"))
+        return {name: limit.auroc for name, limit in next(iter(card.labels.values())).limits.items()}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,36 @@ class Samples:
     patient_id: npt.NDArray[np.str_]
     label: npt.NDArray[np.int64]
     features: dict[str, npt.NDArray[np.float32]]
+
+
+def check(spec: ControlsSpec) -> None:
+    """Whatever may refuse without any data: hours of simulation and training come after it.
+
+    Raises:
+        ConfigError: An experiment or a cohort can't be read; a cohort lacks a part or patients; or the cohorts have
+            other test patients.
+    """
+    for step in (spec.teacher, spec.mae, spec.student):
+        config.load(step.experiment, step.words)
+    needed = spec.head_cohorts * max(spec.labels)
+    tested: set[tuple[tuple[str, bool], ...]] = set()
+    for number, file in enumerate(spec.cohorts):
+        cohort = simulation.load(Path(file))
+        parts = ("mri", PAIRS) if number else ("mri", PAIRS, "tvus", "mri_unlabelled")
+        lacking = [part for part in parts if part not in cohort.parts()]
+        if lacking:
+            fixes = ("add it to the specification", "name another one: experiments/cohorts/pod_controls.yaml")
+            raise ConfigError(f"the controls need its part {', '.join(lacking)}", where=file, fixes=fixes)
+        mri = patients(cohort, "mri")
+        tested.add(tuple((p.id, p.ill) for p in mri if p.split == "test"))
+        there = sum(p.split == "train" for p in mri)
+        if there < needed:
+            what = f"{spec.head_cohorts} training cohorts of {max(spec.labels)} MRI need {needed} patients, not {there}"
+            fixes = ("raise mri.patients.train of the specification", "lower head_cohorts or labels")
+            raise ConfigError(what, where=file, fixes=fixes)
+    if len(tested) > 1:
+        fixes = ("use specifications of one seed, prevalence and number of test patients", "make a table for each")
+        raise ConfigError("the cohorts have other test patients", where=", ".join(spec.cohorts), fixes=fixes)
 
 
 def simulate(spec: ControlsSpec) -> list[Simulated]:
@@ -93,8 +125,9 @@ def teacher(spec: ControlsSpec, first: Simulated) -> Run:
 
 def auto_encoder(spec: ControlsSpec, first: Simulated) -> Run:
     """The masked auto-encoder."""
-    manifest = first.manifest("mri_unlabelled")
-    return training.fit(_experiment(spec, spec.mae, [f"data.streams.mri.manifest={manifest}"]))
+    words = [f"data.streams.mri.manifest={first.manifest('mri_unlabelled')}"]
+    words.append(f"data.streams.probe.manifest={first.manifest('mri')}")
+    return training.fit(_experiment(spec, spec.mae, words))
 
 
 def student(spec: ControlsSpec, manifest: Path, root: Path, words: list[str]) -> Experiment:
@@ -105,9 +138,11 @@ def student(spec: ControlsSpec, manifest: Path, root: Path, words: list[str]) ->
 
 def samples(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Samples:
     """All labelled MRI of a side, seen by the pre-trained encoder and by one as the seed gives it."""
-    file = spec.table / "features" / f"{cohort.spec.name}_{side}_{mae.id}.npz"
+    experiment = student(spec, cohort.manifest("mri"), cohort.folder, [*LABELS_ALONE, f"method.mae={mae.folder}"])
+    made_from = run_id(experiment, plan(experiment.data))  # of the encoder, and of how its volumes are read
+    file = spec.table / "features" / f"{cohort.spec.name}_{side}_{made_from}.npz"
     if not file.is_file():
-        found = _encoded(spec, cohort, mae, side)
+        found = _encoded(experiment, side)
         arrays = {f"features_{name}": values for name, values in found.features.items()}
         file.parent.mkdir(parents=True, exist_ok=True)
         with in_one_step(file) as unfinished, unfinished.open("wb") as stream:
@@ -159,13 +194,12 @@ def _as_test(cohort: Simulated, folder: Path) -> Path:
     return target
 
 
-def _encoded(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Samples:
-    experiment = student(spec, cohort.manifest("mri"), cohort.folder, LABELS_ALONE)
+def _encoded(experiment: Experiment, side: str) -> Samples:
     data = UnpairedDataModule(experiment.data, plan(experiment.data), seed=experiment.seed, evaluated="mri")
     data.setup()
     shape, label = data.shape("mri"), data.datasets["mri"].label.numpy()
     nets = {}
-    for name, source in (("mae", str(mae.folder)), ("random", "none")):
+    for name, source in (("mae", experiment.method.mae), ("random", "none")):
         torch.manual_seed(experiment.seed)
         settings = replace(experiment.method, mae=source)
         nets[name] = Distill(settings, Task(("0", "1"), (1, 1), shape), experiment.optim).student.eval()
