@@ -40,8 +40,8 @@ trainer: {{max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, acce
 runs: {runs}
 """
 MAE = VOLUMES + "method: {{name: mae, student: tiny, patch: [4, 8, 8], normalise: false, pictures: 2}}\n"
-STUDENT = VOLUMES.replace("      view", "      label: filled\n      view")
-DISTILL = STUDENT + "method: {{name: distill, student: tiny, patch: [4, 8, 8], mae: {mae}, teacher: {teacher}}}\n"
+DISTILL = VOLUMES.replace("      view", "      label: filled\n      view")
+DISTILL += "method: {{name: distill, student: tiny, patch: [4, 8, 8], mae: {mae}, teacher: {teacher}}}\n"
 
 
 @dataclass(frozen=True)

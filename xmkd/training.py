@@ -54,6 +54,7 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     record = runs.record_of(run, experiment, study) if runs.is_first_process() else None
     data, method = _build(experiment, study, restored=experiment.resume == "auto" and run.last.is_file())
     _require_classes(data.study, experiment)  # again: files that can't be read may have been left out
+    method.before_fit(data.study)
     trainer = _trainer(experiment, run, loggers=_loggers(experiment, run))
     with runs.locked(run) if record else nullcontext():
         if record:

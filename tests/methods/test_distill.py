@@ -19,6 +19,7 @@ from xmkd import config, runs, training
 from xmkd.config import OptimConfig
 from xmkd.data.partners import FEATURES, FeaturePool, Targets
 from xmkd.data.rng import sample_keys
+from xmkd.data.streams import Study
 from xmkd.errors import ConfigError, LeakageError
 from xmkd.evaluation.teacher_scores import recalibrated
 from xmkd.methods.base import Task
@@ -189,14 +190,13 @@ def test_nothing_of_the_teacher_is_learnt_or_kept(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before: dict[str, Tensor] = {}
-    read = Distill.setup
+    read = Distill.before_fit
 
-    def watched(self: Distill, stage: str) -> None:
-        read(self, stage)
-        if not before:
-            before.update(_teachers(self))
+    def watched(self: Distill, study: Study) -> None:
+        read(self, study)
+        before.update(_teachers(self))
 
-    monkeypatch.setattr(Distill, "setup", watched)
+    monkeypatch.setattr(Distill, "before_fit", watched)
     found = captured(monkeypatch)
     run = training.fit(chain.student(tmp_path / "runs", "method.feature_weight=0.5"))
     (method,) = found

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from xmkd.config import Experiment, OptimConfig
+from xmkd.data.streams import Study
 from xmkd.evaluation.quick import Predictions, check_finite, quick_metrics
 from xmkd.methods import optim
 
@@ -86,6 +87,9 @@ class Method(LightningModule, ABC):
     def features(self, stream: Stream) -> Tensor | None:
         """What a test pass keeps beside the scores, `(B, F)`: another method may be distilled from it."""
         return None
+
+    def before_fit(self, study: Study) -> None:
+        """Read what training needs beside its batches, or refuse; a trained method needs none of it."""
 
     def watched(self, predictions: Predictions) -> dict[str, float]:
         """What is told of a validation pass."""

@@ -14,6 +14,8 @@ With a partner at random the target says nothing of the MRI at hand, so a gain o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -26,10 +28,10 @@ from torch.nn import Parameter
 
 from xmkd import runs
 from xmkd.config import Experiment, OptimConfig
-from xmkd.data.datamodule import UnpairedDataModule
 from xmkd.data.partners import FEATURES, OWN, FeaturePool, Pairing, Targets
 from xmkd.data.streams import Stream as Table
-from xmkd.errors import ConfigError, RunError
+from xmkd.data.streams import Study
+from xmkd.errors import ConfigError, EvaluationError, LeakageError, RunError
 from xmkd.evaluation.teacher_scores import calibrated_by, recalibrated
 from xmkd.losses.classification import balanced_weights, classification_loss
 from xmkd.losses.distillation import (
@@ -143,12 +145,9 @@ class Distill(Method):
             problems.append("method.loss: imbalance is met twice, by the balanced sampler and by weights; choose one")
         return problems + _option_problems(settings) + _size_problems(settings, stream.mri.size)
 
-    def setup(self, stage: str) -> None:
-        """What is regressed to, read before training alone: a trained student needs none of it."""
-        if stage == "fit" and not self.settings.supervised_alone:
-            data = cast(UnpairedDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-            data.setup()
-            self.targets, self.partners = read_targets(self.settings, data.study.streams["mri"])
+    def before_fit(self, study: Study) -> None:
+        if not self.settings.supervised_alone:
+            self.targets, self.partners = read_targets(self.settings, study.streams["mri"])
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits `(B,)` of z-scored volumes `(B, C, D, H, W)`."""
@@ -204,6 +203,9 @@ def encoder_weights(path: Path, sizes: Architecture) -> dict[str, Tensor]:
         what = "is not finished" if experiment.method_name == "mae" else f"is one of method {experiment.method_name}"
         fixes = ("name a finished run of method mae", "train without one: method.mae=none")
         raise RunError(f"the student starts from a masked auto-encoder, but this run {what}", where=path, fixes=fixes)
+    if not run.last.is_file():
+        fixes = ("name one of its folds, if it is a cross-validation", "train it: xmkd fit")
+        raise RunError("the auto-encoder's run has no checkpoint", where=run.last, fixes=fixes)
     state = runs.checkpoint(run.last)["state_dict"]
     name = "net.encoder."
     weights = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
@@ -236,7 +238,8 @@ def read_targets(settings: DistillSettings, table: Table) -> tuple[Targets, Feat
     if settings.needs_teacher:
         teacher = _teacher(Path(settings.teacher), table)
         oof = teacher.predictions("oof")
-        found = recalibrated(oof, prevalence)
+        with _naming(teacher.folder / "predictions_oof.csv"):
+            found = recalibrated(oof, prevalence)
         scores, labels = torch.tensor(found["score"].to_numpy()), torch.tensor(found["label"].to_numpy())
         if settings.feature_weight:
             partners = _feature_pool(teacher)
@@ -269,11 +272,15 @@ def _feature_pool(teacher: runs.Run) -> FeaturePool:
     """Features of the patients that the first fold's model was not fitted on: of one network, hence in one space."""
     fold = runs.Run(teacher.folder / "fold_0")
     path = fold.folder / _FEATURES
+    fixes = ("cross-validate the teacher anew: resume=never", "distil scores alone: method.feature_weight=0")
     if not path.is_file():
-        fixes = ("cross-validate the teacher anew: resume=never", "distil scores alone: method.feature_weight=0")
         raise RunError("the teacher's run keeps no features", where=path, fixes=fixes)
     label = fold.predictions("test")["label"].to_numpy()
-    return FeaturePool.build(torch.from_numpy(np.load(path).astype(np.float32)), torch.tensor(label))
+    try:
+        features = torch.from_numpy(np.load(path).astype(np.float32))
+    except (OSError, ValueError) as error:
+        raise RunError("the teacher's features can't be read", where=path, fixes=fixes) from error
+    return FeaturePool.build(features, torch.tensor(label))
 
 
 def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: float) -> Tensor:
@@ -286,7 +293,8 @@ def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: 
         fixes = ("name a predictions CSV: method.own_scores=FILE", "choose another method.pairing")
         raise ConfigError("there is no file of the samples' own scores", where=path, fixes=fixes)
     given = runs.read_predictions(path)
-    given = recalibrated(given, prevalence) if oof is None else calibrated_by(oof, given, prevalence)
+    with _naming(path):
+        given = recalibrated(given, prevalence) if oof is None else calibrated_by(oof, given, prevalence)
     by_sample = given.set_index("sample_id")["score"]
     by_patient = given.groupby("patient_id")["score"].mean()
     rows = table.table
@@ -300,6 +308,16 @@ def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: 
             fixes=("predict them out of fold and name that file", "choose another method.pairing"),
         )
     return torch.from_numpy(found.fillna(0.5).to_numpy(dtype=np.float32))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says which file it was whose scores were refused."""
+    try:
+        yield
+    except (EvaluationError, LeakageError) as error:
+        where = f"{path}: {error.where}" if error.where else path
+        raise type(error)(error.what, where=where, fixes=error.fixes) from error
 
 
 def _option_problems(settings: DistillSettings) -> list[str]:
