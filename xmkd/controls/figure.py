@@ -1,8 +1,8 @@
-"""The main figure of the controls: AUROC against the number of labelled MRI, a line per arm, with the oracle's line."""
+"""The main figure of the controls, AUROC against the number of labelled MRI with a line per arm; and it as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,7 @@ STYLE: dict[str, tuple[str, str, float]] = {
     "self_distillation": ("#009E73", "--", 1.2),
     "oracle_pair": ("#009E73", "-", 2.2),
 }
+BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
 
 
 def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -41,44 +42,56 @@ def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     return found.assign(low=found["mean"] - half, high=found["mean"] + half)
 
 
-def draw(table: pd.DataFrame, limits: Mapping[str, float], path: Path) -> None:
+def panels(table: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Tier, rho and their rows; the heads come first, and the cohorts with most in common."""
+    ordered = table.sort_values(["tier", "rho"], ascending=False, kind="stable")
+    for (tier, rho), rows in ordered.groupby(["tier", "rho"], sort=False):
+        yield str(tier), float(rho), rows
+
+
+def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Draw a panel for each tier and rho.
 
     Args:
         table: Columns of results.csv.
-        limits: AUROC of the oracle and of the ceiling, by name; may be empty.
+        limits: By rho the AUROC of the oracle and of the ceiling, by name; may be empty.
         path: The PNG.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.container import ErrorbarContainer
 
-    found = means(table)
-    panels = list(found.groupby(["tier", "rho"], sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), sharey=True, squeeze=False)
-    for axis, ((tier, rho), rows) in zip(axes[0], panels, strict=True):
+    found = list(panels(means(table)))
+    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found) + 1.6, 4.4), sharey=True, squeeze=False)
+    legend: dict[str, ErrorbarContainer] = {}
+    for axis, (tier, rho, rows) in zip(axes[0], found, strict=True):
         single = rows["labels"].nunique() == 1
-        for place, (arm, style) in enumerate((a, s) for a, s in STYLE.items() if a in set(rows["arm"])):
+        arms = [arm for arm in STYLE if arm in set(rows["arm"])]
+        for place, arm in enumerate(arms):
             one = rows[rows["arm"] == arm].sort_values("labels")
-            colour, line, width = style
-            shift = 1.04 ** (place - 3)  # side by side, so that intervals can be told apart
+            colour, line, width = STYLE[arm]
+            shift = BESIDE ** (place - (len(arms) - 1) / 2)  # so that intervals can be told apart
             errors = [one["mean"] - one["low"], one["high"] - one["mean"]]
-            axis.errorbar(
+            drawn = axis.errorbar(
                 one["labels"] * shift, one["mean"], errors, color=colour, ls="" if single else line, lw=width,
-                marker="o", ms=4, capsize=2, label=arm,
+                marker="o", ms=4, capsize=2,
             )  # fmt: skip
-        for name, value in limits.items():
+            legend.setdefault(arm, drawn)
+        for name, value in limits.get(rho, {}).items():
             axis.axhline(value, color="grey", ls=":", lw=1)
             axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
         axis.set_xscale("log")
         ticks = sorted(rows["labels"].unique())
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xlim(ticks[0] / MARGIN, ticks[-1] * MARGIN)
         axis.minorticks_off()
         axis.set_xlabel("labelled MRI")
         axis.set_title(f"{tier}, rho {rho:g} ({int(rows['cohorts'].max())} training cohorts)")
     axes[0][0].set_ylabel("AUROC on the test patients")
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    arms = [arm for arm in STYLE if arm in legend]  # of all panels: not every arm is in each
+    axes[0][-1].legend([legend[arm] for arm in arms], arms, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_step(path) as unfinished:
@@ -88,7 +101,7 @@ def draw(table: pd.DataFrame, limits: Mapping[str, float], path: Path) -> None:
 
 def text(table: pd.DataFrame) -> str:
     """The table for the terminal: a row per arm, a column per tier, rho and number of labels."""
-    found = means(table)
+    found = pd.concat([rows for _, _, rows in panels(means(table))])
     cells = found.assign(
         column=[f"{t[:4]} {r:g} n{n}" for t, r, n in zip(found["tier"], found["rho"], found["labels"], strict=True)],
         cell=[f"{m:.3f}±{(h - m):.3f}" for m, h in zip(found["mean"], found["high"], strict=True)],
@@ -96,8 +109,6 @@ def text(table: pd.DataFrame) -> str:
     wide = cells.pivot(index="arm", columns="column", values="cell").reindex(
         [a for a in STYLE if a in set(cells["arm"])]
     )
-    order = list(dict.fromkeys(cells.sort_values(["tier", "rho", "labels"], ascending=[False, False, True])["column"]))
-    legend = (
-        "columns: first letter of the tier (head, finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"
-    )
+    order = list(dict.fromkeys(cells["column"]))
+    legend = "columns: tier (fine: finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"
     return f"{wide[order].fillna('').to_string()}\n{legend}"

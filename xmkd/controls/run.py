@@ -22,12 +22,13 @@ from xmkd.controls import stages
 from xmkd.controls.arms import ARMS, Arm
 from xmkd.controls.figure import draw, text
 from xmkd.controls.heads import Pool
+from xmkd.controls.markdown import write
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
 from xmkd.controls.table import ControlTable, TestSet, Training, run_heads
 from xmkd.data import manifest as manifests
 from xmkd.data.rng import id_hash
-from xmkd.errors import ConfigError, RunError
+from xmkd.errors import ConfigError
 from xmkd.evaluation.control_results import Setting
 from xmkd.evaluation.statistics import auroc_interval
 from xmkd.evaluation.teacher_scores import recalibrated
@@ -56,6 +57,7 @@ def run(spec: ControlsSpec) -> Path:
     Raises:
         XmkdError: A stage can't be made; what is there stays.
     """
+    stages.check(spec)
     cohorts = stages.simulate(spec)
     shared = Shared(stages.teacher(spec, cohorts[0]), stages.auto_encoder(spec, cohorts[0]))
     _tell_teacher(shared.teacher)
@@ -67,15 +69,10 @@ def run(spec: ControlsSpec) -> Path:
         _heads(spec, table, cohort, shared, pool, test, stages.paired_scores(spec, cohort, shared.teacher))
         tests.append(test)
     _finetuned(spec, table, cohorts[0], shared, tests[0])
-    if len({tuple(test.patient_id) for test in tests}) > 1:
-        raise RunError(
-            "the cohorts have other test patients",
-            where=", ".join(spec.cohorts),
-            fixes=("use specifications of one seed and one number of test patients", "make a table for each"),
-        )
     table.bundle(tests[0].label, tests[0].patient_id)
-    limits = next(iter(cohorts[0].card.labels.values())).limits
-    draw(table.rows(), {name: limit.auroc for name, limit in limits.items()}, spec.table / "auroc.png")
+    limits = {cohort.spec.rho: cohort.limits for cohort in cohorts}
+    draw(table.rows(), limits, spec.table / "auroc.png")
+    write(table.rows(), limits, len(tests[0].label), spec.table / "table.md")
     print(text(table.rows()))
     return spec.table
 
@@ -122,7 +119,8 @@ def _finetuned(spec: ControlsSpec, table: ControlTable, cohort: Simulated, share
     for labels in spec.finetuned.labels:
         setting = Setting("finetuned", cohort.spec.rho, labels)
         made_from = {"lock": cohort.spec.lock, "mae": shared.mae.id, "teacher": shared.teacher.folder.name}
-        table.require(setting, {**made_from, "student": [spec.student.experiment, *spec.student.words]})
+        trained = {"student": [spec.student.experiment, *spec.student.words], "lrs": spec.finetuned.lrs}
+        table.require(setting, {**made_from, **trained})
         chosen: dict[str, float] = {}
         for number in range(spec.finetuned.cohorts):
             manifest = _manifest(spec, cohort, number, labels)

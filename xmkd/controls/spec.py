@@ -116,6 +116,6 @@ def _contradictions(spec: ControlsSpec) -> list[str]:
         problems.append("finetuned: its cohorts and labels are among those of the tier head")
     if "self_distillation" in spec.finetuned.arms:
         problems.append("finetuned.arms: self_distillation is an arm of the tier head alone")
-    if not spec.finetuned.lrs:
-        problems.append("finetuned.lrs: at least one learning rate")
+    if not spec.finetuned.lrs or min(spec.finetuned.lrs) <= 0:
+        problems.append("finetuned.lrs: at least one learning rate, and all above 0")
     return problems + [f"head.{problem}" for problem in spec.head.problems()]

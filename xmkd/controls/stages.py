@@ -124,9 +124,10 @@ def teacher(spec: ControlsSpec, first: Simulated) -> Run:
 
 
 def auto_encoder(spec: ControlsSpec, first: Simulated) -> Run:
-    """The masked auto-encoder."""
+    """The masked auto-encoder; where its experiment probes the features, by the first cohort's labelled MRI."""
     words = [f"data.streams.mri.manifest={first.manifest('mri_unlabelled')}"]
-    words.append(f"data.streams.probe.manifest={first.manifest('mri')}")
+    if "probe" in _experiment(spec, spec.mae, []).data.streams:
+        words.append(f"data.streams.probe.manifest={first.manifest('mri')}")
     return training.fit(_experiment(spec, spec.mae, words))
 
 
