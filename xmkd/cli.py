@@ -212,6 +212,17 @@ def cache_clean(
     print(f"freed {freed / 1e6:.1f} MB")
 
 
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Delete entries whose content is damaged, so that they are made again."""
+    from xmkd.data.cache import ArrayCache
+
+    damaged = ArrayCache().verify()
+    for path in damaged:
+        print(f"damaged, deleted: {path.name}")
+    print(f"{len(damaged)} damaged entries")
+
+
 def _benchmark(name: str, quick: bool) -> int:
     """Run `benchmarks/<name>.py` of the checkout that this package lies in."""
     import importlib

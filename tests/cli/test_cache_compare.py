@@ -147,6 +147,10 @@ def test_cache_commands(cli: Cli, quick: Path, cache: Path) -> None:
     assert "pack of 80" in "\n".join(listed)
     assert listed[-1].startswith("81 entries")
     assert cli("cache", "clean").out == "freed 0.0 MB\n", "what is young stays by default"
+    assert cli("cache", "verify").out == "0 damaged entries\n"
+    victim = next(cache.glob("*.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    assert cli("cache", "verify").out == f"damaged, deleted: {victim.name}\n1 damaged entries\n"
     note = cache / "notes.txt"
     note.write_text("mine")
     assert re.fullmatch(r"freed 0\.[1-9] MB\n", cli("cache", "clean", "--all").out)

@@ -111,6 +111,18 @@ def test_weights_of_a_timm_state_dict(tmp_path: Path) -> None:
     assert all(torch.equal(v, found[k]) for k, v in other.net.state_dict().items())
 
 
+def test_weights_of_colour_pictures_see_grey_ones_as_three_equal_channels(tmp_path: Path) -> None:
+    import timm
+
+    colour = timm.create_model("resnet10t", in_chans=3, num_classes=1)
+    torch.save(colour.state_dict(), tmp_path / "colour.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing starts at random
+        net = cast(torch.nn.Module, teacher(weights=str(tmp_path / "colour.pt")).net.net).eval()
+    grey = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(net(grey), colour.eval()(grey.expand(-1, 3, -1, -1)))
+
+
 def test_a_head_of_another_size_is_left_out_and_named(tmp_path: Path) -> None:
     many = teacher(classes=5)
     for value in many.parameters():

@@ -173,7 +173,8 @@ def _downloading(weights: str) -> Iterator[None]:
 def load_weights(net: torch.nn.Module, path: Path) -> None:
     """Load the network's weights from a run's checkpoint, or from a state dict of the network or its backbone.
 
-    Tensors of another shape, such as a head of another size, are left out with a warning.
+    A first convolution of colour pictures is summed over their channels, which is what it makes of grey ones. Tensors
+    of another shape, such as a head of another size, are left out with a warning.
 
     Raises:
         ConfigError: The file is missing, no checkpoint, or of another network.
@@ -190,7 +191,8 @@ def load_weights(net: torch.nn.Module, path: Path) -> None:
             {k.removeprefix("net."): v for k, v in state.items()},
             {f"net.{k}": v for k, v in state.items()},
         ]
-        fitting = max(({k: v for k, v in n.items() if k in own and own[k].shape == v.shape} for n in named), key=len)
+        of_grey = ({k: _for_grey(v, own[k]) for k, v in n.items() if k in own} for n in named)
+        fitting = max(({k: v for k, v in n.items() if own[k].shape == v.shape} for n in of_grey), key=len)
     except Exception as error:  # torch raises several kinds for files that are no checkpoint
         raise ConfigError(
             f"can't read the weights: {error}", where=path, fixes=("name a checkpoint of xmkd or a state dict",)
@@ -204,3 +206,10 @@ def load_weights(net: torch.nn.Module, path: Path) -> None:
     if left := [k for k in own if k not in fitting]:
         warnings.warn(f"{path} has no fitting values for {', '.join(left)}: these start at random", stacklevel=2)
     net.load_state_dict(fitting, strict=False)
+
+
+def _for_grey(weight: Tensor, own: Tensor) -> Tensor:
+    """A convolution of colour pictures for grey ones; any other tensor as it is."""
+    if weight.ndim == own.ndim >= 4 and weight.shape[1] == 3 and own.shape[1] == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight
