@@ -143,6 +143,8 @@ def arm_words(arm: Arm, shared: Shared, paired: Path) -> list[str]:
     mae = shared.mae.folder if arm.encoder == "mae" else "none"
     teacher = "none" if arm.pairing in (None, "hard") else shared.teacher.folder
     words = [f"method.mae={mae}", f"method.teacher={teacher}", f"method.label_smoothing={arm.label_smoothing}"]
+    if arm.encoder == "random":
+        words.append("method.layer_decay=1.0")  # lower layers that know nothing yet must learn as fast as the others
     if arm.pairing is None:
         return [*words, *stages.LABELS_ALONE]
     words += [f"method.pairing={arm.pairing}", f"method.kd_norm={arm.norm}"]
