@@ -91,7 +91,7 @@ def _gain(found: CohortDifference, whole: int) -> str:
 
 def _cell(value: str, ends: str, low: float, cohorts: int, whole: int) -> str:
     interval = " (no interval)" if np.isnan(low) else f" [{ends}]"
-    return f"{value}{interval}" + (f", {cohorts} cohorts" if cohorts < whole else "")
+    return f"{value}{interval}" + (f", {cohorts} of {whole} cohorts" if cohorts < whole else "")
 
 
 def _legend() -> str:

@@ -1,0 +1,90 @@
+"""The controls as a figure and as text: every arm has its place, and means are means over training cohorts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tests.evaluation.controls import rows, spread
+from xmkd.controls.arms import ARMS
+from xmkd.controls.figure import STYLE, draw, means, text
+
+NAMES = [arm.name for arm in ARMS]
+
+
+def study() -> pd.DataFrame:
+    """All arms as heads at two values of rho and two budgets, three arms fine-tuned."""
+    heads = [
+        rows({name: spread(0.7 + rho / 10 + labels / 1000, 0.02, 5) for name in NAMES}, rho=rho, labels=labels)
+        for rho in (0.0, 0.6)
+        for labels in (80, 20)
+    ]
+    return pd.concat([rows({name: spread(0.8, 0.01, 3) for name in NAMES[:3]}, tier="finetuned"), *heads])
+
+
+def test_every_arm_has_a_style_of_its_own() -> None:
+    assert list(STYLE) == NAMES
+    assert len(set(STYLE.values())) == len(NAMES)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_means_have_the_t_interval_of_scipy(level: float) -> None:
+    values = {"full": [0.71, 0.74, 0.69, 0.8], "ptm": [0.7, 0.72]}
+    found = means(rows(values), level).set_index("arm")
+    for arm, aurocs in values.items():
+        n = len(aurocs)
+        low, high = stats.t.interval(level, n - 1, loc=np.mean(aurocs), scale=stats.sem(aurocs))
+        row = found.loc[arm]
+        assert row["cohorts"] == n
+        assert [row["mean"], row["low"], row["high"]] == pytest.approx([np.mean(aurocs), low, high], rel=1e-12)
+
+
+def test_settings_are_not_mixed_and_one_cohort_has_no_interval() -> None:
+    table = pd.concat([rows({"ptm": [0.6]}), rows({"ptm": [0.7]}, rho=0.0), rows({"ptm": [0.8]}, tier="finetuned")])
+    found = means(table)
+    assert sorted(found["mean"]) == [0.6, 0.7, 0.8]
+    assert found[["low", "high"]].isna().all(axis=None)
+
+
+def test_the_figure_has_a_panel_for_each_setting_and_all_arms_in_its_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda *_: None)
+    draw(study(), {0.6: {"oracle": 0.88, "ceiling": 0.99}}, tmp_path / "new" / "auroc.png")
+    assert (tmp_path / "new" / "auroc.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["auroc.png"]
+
+    axes = plt.gcf().axes
+    assert [axis.get_title().split(" (")[0] for axis in axes] == ["head, rho 0.6", "head, rho 0", "finetuned, rho 0.6"]
+    assert [[note.get_text() for note in axis.texts] for axis in axes] == [
+        ["oracle", "ceiling"],
+        [],
+        ["oracle", "ceiling"],
+    ]
+    legend = axes[-1].get_legend()
+    assert legend is not None
+    assert [entry.get_text() for entry in legend.get_texts()] == NAMES
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["20", "80"]
+    low, high = axes[0].get_xlim()
+    drawn = [float(x) for line in axes[0].lines for x in np.asarray(line.get_xdata()) if x > 1]
+    assert low < min(drawn), "no point lies outside"
+    assert max(drawn) < high
+
+
+def test_the_text_has_a_row_for_each_arm_and_says_what_was_measured() -> None:
+    lines = text(study()).splitlines()
+    assert [line.split()[0] for line in lines[2:-1]] == NAMES
+    places = [
+        lines[0].index(name) for name in ("head 0.6 n20", "head 0.6 n80", "head 0 n20", "head 0 n80", "fine 0.6 n80")
+    ]
+    assert places == sorted(places)
+    half = stats.t.ppf(0.975, 4) * 0.02 / 5**0.5
+    assert lines[2].split()[1] == f"0.780±{half:.3f}"
+    assert lines[2].count("±") == 5
+    assert lines[-2].count("±") == 4, "not fine-tuned"
