@@ -44,9 +44,8 @@ def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 def panels(table: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
     """Tier, rho and their rows; the heads come first, and the cohorts with most in common."""
-    ordered = table.sort_values(["tier", "rho"], ascending=False, kind="stable")
-    for (tier, rho), rows in ordered.groupby(["tier", "rho"], sort=False):
-        yield str(tier), float(rho), rows
+    for tier, rho in sorted(set(zip(table["tier"], table["rho"], strict=True)), reverse=True):
+        yield tier, rho, table[(table["tier"] == tier) & (table["rho"] == rho)]
 
 
 def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path: Path) -> None:

@@ -54,7 +54,7 @@ def _section(tier: str, rho: float, rows: pd.DataFrame, limits: Mapping[str, flo
     known = "".join(f"; {name} {value:.3f}" for name, value in limits.items())
     locks = ", ".join(sorted({lock or "not calibrated" for lock in rows["lock"]}))
     head = f"**Tier {tier}, rho {rho:g}**: {whole} training cohorts, {tested} test patients; lock {locks}{known}."
-    one = means(rows, LEVEL).set_index(["arm", "labels"])
+    one = means(rows, LEVEL)
     cells = {arm: [_mean(one, arm, labels, whole) for labels in budgets] for arm in arms}
     parts = [head, _table("AUROC", budgets, cells)]
     for other in BASELINES:
@@ -75,10 +75,11 @@ def _table(corner: str, budgets: list[int], cells: Mapping[str, list[str]]) -> s
 
 
 def _mean(found: pd.DataFrame, arm: str, labels: int, whole: int) -> str:
-    if (arm, labels) not in found.index:
+    row = found[(found["arm"] == arm) & (found["labels"] == labels)]
+    if row.empty:
         return ""
-    row = found.loc[(arm, labels)]
-    return _cell(f"{row['mean']:.3f}", f"{row['low']:.3f}, {row['high']:.3f}", row["low"], int(row["cohorts"]), whole)
+    mean, low, high = (float(row[name].iloc[0]) for name in ("mean", "low", "high"))
+    return _cell(f"{mean:.3f}", f"{low:.3f}, {high:.3f}", low, int(row["cohorts"].iloc[0]), whole)
 
 
 def _gain(found: CohortDifference, whole: int) -> str:
