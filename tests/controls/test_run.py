@@ -112,6 +112,7 @@ def test_the_words_of_an_arm_make_a_valid_student_with_its_weight(arm: Arm) -> N
     assert settings.mae == ("none" if arm.encoder == "random" else str(SHARED.mae.folder))
     assert settings.teacher == (str(SHARED.teacher.folder) if settings.needs_teacher else "none")
     assert settings.label_smoothing == arm.label_smoothing
+    assert (settings.layer_decay == 1) == (arm.encoder == "random"), "layers that know nothing yet learn alike"
     if arm.pairing is not None:
         assert (settings.pairing, settings.kd_norm) == (arm.pairing, arm.norm)
         assert weight(settings, 0) == 1
