@@ -145,9 +145,10 @@ class Mae(Method):
         return self.net.target(parts[torch.arange(len(parts), device=parts.device)[:, None], patches])
 
     def _is_milestone(self) -> bool:
-        epochs = self.trainer.max_epochs or 1
-        done = self.current_epoch + 1
-        return done == epochs or done % max(1, epochs // PROBE_EVERY) == 0
+        """Whether a tenth of the training was completed since the validation before this one, or all of it."""
+        epochs, every = self.trainer.max_epochs or 1, self.trainer.check_val_every_n_epoch or 1
+        done, part = self.current_epoch + 1, max(1, epochs // PROBE_EVERY)
+        return done == epochs or done // part > (done - every) // part
 
     def _probed(self) -> dict[str, float]:
         """AUROC of probes of the features, by name; nothing without a stream for it."""

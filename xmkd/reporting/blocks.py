@@ -87,6 +87,13 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Sheet(Figure):
+    """A wide picture of many small ones."""
+
+    kind: ClassVar[str] = "sheet"
+
+
+@dataclass(frozen=True)
 class Picture:
     """A sample that the model got wrong.
 
@@ -95,12 +102,14 @@ class Picture:
         overlay: The same with the Grad-CAM map, or None.
         title: What kind of mistake.
         lines: Sample id, truth, score.
+        wide: Whether the picture is several slices side by side.
     """
 
     src: str
     overlay: str | None
     title: str
     lines: list[str]
+    wide: bool = False
 
 
 @dataclass(frozen=True)

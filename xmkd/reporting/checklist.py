@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from xmkd.config import StreamConfig
 from xmkd.reporting.blocks import public
 from xmkd.reporting.evidence import Evidence
 from xmkd.reporting.overview import cards, model, prevalence, weights
@@ -97,7 +98,7 @@ def _design(evidence: Evidence) -> dict[str, str]:
         "uncertainty": "95 % intervals whose unit is the patient: clustered DeLong (AUROC), exact (rates), cluster "
         "bootstrap (others).",
         "metrics": "See “Result”: " + ", ".join(n for n in evidence.intervals if "/" not in n) + ".",
-        "explainability": "Grad-CAM of the worst mistakes; not validated.",
+        "explainability": "" if _volumetric(evidence) else "Grad-CAM of the worst mistakes; not validated.",
         "audit": "" if evidence.table_of("audit.csv") is None else "Shortcut audit: parts of the picture blanked.",
         "sites": _sites(evidence),
     }
@@ -108,17 +109,15 @@ def _data(evidence: Evidence) -> dict[str, str]:
     if stream is None:
         names = ("source", "eligibility", "subset", "preprocessing", "labels", "missing", "flow", "modality", "license")
         return dict.fromkeys(names, "")
-    card, prep = stream.manifest.card, stream.config.ultrasound
+    card = stream.manifest.card
     where = ", ".join(f"{k} = {v}" for k, v in stream.config.where.items())
     left_out = len(evidence.skipped)
-    size = f"resized to {prep.size[0]} x {prep.size[1]}" if prep.size else "size as stored"
-    steps = [size, *(["sector cropped"] if prep.crop_sector else []), *(["overlays removed"] * prep.remove_overlays)]
     label = stream.config.label
     return {
         "source": " ".join(f"{t.rstrip('.')}." for t in (card.title, card.source, card.citation) if t != UNSTATED),
         "eligibility": f"Rows of the manifest with a label {label}" + (f" and {where}." if where else "."),
         "subset": f"Rows with {where}." if where else "",
-        "preprocessing": f"Ultrasound: {', '.join(steps)}; as in config.yaml.",
+        "preprocessing": f"{_preprocessing(stream.config)}; as in config.yaml.",
         "labels": f"Label {label} ({', '.join(evidence.classes)}) as the data set gives it; see its citation for how.",
         "missing": f"Samples without a label are left out; {left_out} unreadable files were left out.",
         "flow": f"{len(stream.manifest.table)} samples indexed, {len(evidence.read(stream).table)} used, "
@@ -128,10 +127,25 @@ def _data(evidence: Evidence) -> dict[str, str]:
     }
 
 
+def _preprocessing(stream: StreamConfig) -> str:
+    if not stream.is_volumetric:
+        prep = stream.ultrasound
+        size = f"resized to {prep.size[0]} x {prep.size[1]}" if prep.size else "size as stored"
+        steps = [size, *(["sector cropped"] * prep.crop_sector), *(["overlays removed"] * prep.remove_overlays)]
+        return f"Ultrasound: {', '.join(steps)}"
+    mri = stream.mri
+    steps = ["bias field corrected"] * mri.n4
+    if mri.spacing_mm:
+        steps.append(f"resampled to {' x '.join(f'{s:g}' for s in mri.spacing_mm)} mm")
+    if mri.size:
+        steps.append(f"cropped or padded to {' x '.join(map(str, mri.size))}")
+    return f"MRI: {', '.join([*steps, 'intensities clipped and scaled to mean 0 and standard deviation 1'])}"
+
+
 def _model(evidence: Evidence) -> dict[str, str]:
     experiment, settings = evidence.experiment, evidence.experiment.method
     optim, trainer = experiment.optim, experiment.trainer
-    start = getattr(settings, "weights", None)
+    start = getattr(settings, "weights", getattr(settings, "mae", None))
     loss = getattr(settings, "loss", None)
     stream = experiment.data.streams[evidence.evaluated]
     views = getattr(settings, "test_views", 1)
@@ -164,6 +178,10 @@ def _results(evidence: Evidence) -> dict[str, str]:
         "failures": "The most confident mistakes as pictures, and the confusion matrix.",
         "limitations": "See “Limits” and the cautions under “Data”.",
     }
+
+
+def _volumetric(evidence: Evidence) -> bool:
+    return evidence.experiment.data.streams[evidence.evaluated].is_volumetric
 
 
 def _sites(evidence: Evidence) -> str:

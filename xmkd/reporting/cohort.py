@@ -120,7 +120,8 @@ def _sides(evidence: Evidence) -> Table:
         if len(here):
             counts = streams[0].class_counts(side).values()
             rows.append([title, *(f"{n:,}" for n in (here["patient_id"].nunique(), len(here), *counts))])
-    caption = "Patients, samples and samples of each class on each side, planned anew from the manifest."
+    counted = "Patients, samples and samples of each class" if evidence.classes else "Patients and samples"
+    caption = f"{counted} on each side, planned anew from the manifest."
     return Table(["side", "patients", "samples", *evidence.classes], rows, caption, source)
 
 

@@ -241,7 +241,7 @@ def _only_if_same_samples(evidence: Evidence) -> Evidence:
     stream = evidence.stream
     if stream is None:
         return evidence
-    rows = stream.table if evidence.crossval else stream.table[stream.table["side"] == "test"]
+    rows = stream.table if evidence.crossval else stream.table[stream.table["side"] == evidence.side]
     unknown = set(evidence.table["sample_id"]) - set(rows["sample_id"])
     if not unknown:
         return evidence

@@ -21,6 +21,11 @@ def training(evidence: Evidence) -> Section:
         return section
     names = list(dict.fromkeys(name for part in parts for name in part.metrics["metric"]))
     section.blocks.append(_losses(evidence, parts))
+    terms = [name for name in names if name.startswith("train/l_")]
+    if len(terms) > 1:
+        section.blocks.append(_terms(evidence, parts, terms))
+    if "train/w" in names:
+        section.blocks.append(_weight(evidence, parts))
     section.blocks += [_validated(evidence, parts, n) for n in names if n.startswith("val/") and n != "val/loss"]
     if not any(name.startswith("val/") for name in names):
         section.blocks.append(Text("There were no validation patients, so nothing was measured on them in training."))
@@ -41,7 +46,36 @@ def _losses(evidence: Evidence, parts: list[Evidence]) -> Figure:
     caption = "Training loss (mean over the steps since the last point, on augmented pictures) and validation loss."
     if getattr(evidence.experiment.method, "loss", "plain") != "plain":
         caption += " The training loss is weighted by class, the validation loss is plain, so their levels differ."
+    if any((part.metrics["metric"] == "train/w").any() for part in parts):
+        caption += " The training loss is another mixture of its terms in each epoch: see them one by one."
     return Figure(drawing.src, "Loss", "Training and validation loss by epoch", caption + _folds(parts), _file(parts))
+
+
+def _terms(evidence: Evidence, parts: list[Evidence], names: list[str]) -> Figure:
+    """The terms that a loss is mixed of."""
+    with figures.drawing(3.0) as drawing:
+        for part in parts:
+            for name, colour in zip(names, figures.MANY, strict=False):
+                epoch, value = _curve(part, name)
+                drawing.axes.plot(epoch, value, color=colour, label=name if part is parts[0] else None)
+        _finish(evidence, drawing, "term of the loss")
+    told = {"train/l_kd": "train/l_kd, the distance to the targets", "train/l_ptm": "train/l_ptm, of the labels"}
+    caption = f"Terms of the training loss before they are mixed: {'; '.join(told.get(n, n) for n in names)}."
+    alt = f"Terms of the training loss by epoch: {', '.join(names)}"
+    return Figure(drawing.src, "Terms of the loss", alt, caption + _folds(parts), _file(parts))
+
+
+def _weight(evidence: Evidence, parts: list[Evidence]) -> Figure:
+    with figures.drawing(3.0) as drawing:
+        for part in parts:
+            rows = part.metrics[part.metrics["metric"] == "train/w"]
+            epochs, values = [*rows["epoch"], rows["epoch"].max() + 1], [*rows["value"], rows["value"].iloc[-1]]
+            drawing.axes.step(epochs, values, where="post", color=figures.BLUE)
+        _finish(evidence, drawing, "weight of distillation")
+        drawing.axes.set_ylim(-0.03, 1.03)
+    alt = f"Weight of the distillation term by epoch, from {values[0]:.3f} to {values[-1]:.3f}"
+    caption = "Weight w of the distillation term in each epoch; supervision has 1 - w."
+    return Figure(drawing.src, "Weight of distillation", alt, caption, _file(parts))
 
 
 def _validated(evidence: Evidence, parts: list[Evidence], name: str) -> Figure:

@@ -27,7 +27,17 @@ from xmkd.reporting.gradcam import Network, enlarge, gradcam
 
 EACH = 4  # pictures of each kind of mistake
 SHOWN_PX = 224  # smaller pictures are enlarged to this: a browser would smear them otherwise
+SLICES = (0.35, 0.5, 0.65)  # of the depth
 OVERLAY = 0.6  # opacity where the map is 1
+
+MAPPED = (
+    "Left: the picture as the model saw it. Right: Grad-CAM, brighter where the last feature map spoke for the model's "
+    "wrong answer; each map is scaled to its own maximum and can show no more than its few places."
+)
+SLICED = (
+    "Three slices of each volume as the model saw it. There is no Grad-CAM of volumes: the network's last features are "
+    "tokens that have all looked at each other."
+)
 
 Grey = npt.NDArray[np.uint8]
 
@@ -72,11 +82,7 @@ def mistakes(evidence: Evidence) -> Section:
     except XmkdError as error:
         section.blocks.append(Text(f"The pictures can't be shown: {public(error.what)}."))
         return section
-    caption = (
-        "The most confident mistakes, at most one of a patient. Left: the picture as the model saw it. Right: "
-        "Grad-CAM, brighter where the last feature map spoke for the model's wrong answer; each map is scaled to its "
-        "own maximum and can show no more than its few places."
-    )
+    caption = f"The most confident mistakes, at most one of a patient. {SLICED if _sliced(evidence) else MAPPED}"
     if evidence.stream.config.view == "clip":
         caption += " Of a clip the middle frame is shown; the first number of places is over time."
     if evidence.binary:
@@ -126,7 +132,7 @@ def _first(rows: pd.DataFrame, count: int) -> list[tuple[str, int | None, float]
 
 def _pictures(evidence: Evidence, chosen: list[Mistake]) -> tuple[list[Picture], list[str]]:
     """Every mistake as a picture, and why some have no map."""
-    stream = cast(Stream, evidence.stream)
+    stream, sliced = cast(Stream, evidence.stream), _sliced(evidence)
     root, rows = stream.manifest.require_root(), stream.table.set_index("sample_id")
     pictures: list[Picture] = []
     doubts: list[str] = []
@@ -134,14 +140,19 @@ def _pictures(evidence: Evidence, chosen: list[Mistake]) -> tuple[list[Picture],
     for mistake in chosen:
         row = rows.loc[mistake.sample_id]
         file = read(root / str(row["path"]), modality=str(row["modality"]))
-        array = prepare(file, stream.config.ultrasound).array
+        array = prepare(file, stream.config.prep).array
+        lines = [mistake.sample_id, f"truth: {mistake.truth}", f"model: {mistake.said}, score {mistake.score:.3f}"]
+        if sliced:
+            pictures.append(
+                Picture(_jpeg(_slices(array), SHOWN_PX * len(SLICES)), None, mistake.kind, lines, wide=True)
+            )
+            continue
         fold = mistake.fold if evidence.folds else None
         if fold not in models:
             models[fold] = _model(evidence if fold is None else evidence.folds[fold], array.shape)
         image = _as_seen(evidence, torch.from_numpy(np.array(array)))
         found = _map(models[fold], image, mistake)
         grey, overlay = _middle(image[0, 0].mul(255).round().byte()).numpy(), None
-        lines = [mistake.sample_id, f"truth: {mistake.truth}", f"model: {mistake.said}, score {mistake.score:.3f}"]
         if isinstance(found, str):
             doubts += [found] if found not in doubts else []
         else:
@@ -187,6 +198,20 @@ def _map(method: Method | str, image: Tensor, mistake: Mistake) -> Tensor | str:
     return "the backbone's features have no places in the picture" if found is None else found
 
 
+def _sliced(evidence: Evidence) -> bool:
+    """Whether samples are volumes, of which slices are shown and no map."""
+    return evidence.stream is not None and evidence.stream.config.is_volumetric
+
+
+def _slices(volume: npt.NDArray[np.generic]) -> Grey:
+    """Three slices about the middle of a volume `(C, D, H, W)` side by side, in grey."""
+    shown = np.asarray(volume[0], dtype=np.float32)
+    low, high = np.percentile(shown, (0.5, 99.5))
+    places = [int(share * (len(shown) - 1)) for share in SLICES]
+    row = np.concatenate([shown[place] for place in places], axis=1)
+    return np.asarray(np.clip((row - low) / max(high - low, 1e-6), 0, 1) * 255, dtype=np.uint8)
+
+
 def _middle(image: Tensor) -> Tensor:
     """The picture, or the middle frame of a clip."""
     return image[len(image) // 2] if image.ndim == 3 else image
@@ -201,11 +226,11 @@ def _blend(grey: Grey, found: npt.NDArray[np.float32]) -> Grey:
     return np.asarray((1 - opacity) * grey[..., None] + opacity * colour, dtype=np.uint8)
 
 
-def _jpeg(picture: Grey) -> str:
+def _jpeg(picture: Grey, shown: int = SHOWN_PX) -> str:
     from PIL import Image
 
     image = Image.fromarray(picture)
-    factor = SHOWN_PX / max(image.size)
+    factor = shown / max(image.size)
     if factor > 1:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
     content = io.BytesIO()

@@ -17,8 +17,24 @@ NAMES = {
     "brier": "Brier score",
     "macro_f1": "Macro-F1",
     "macro_auroc": "Macro AUROC",
+    "loss_model": "Loss",
+    "psnr_model": "PSNR, dB",
+    "ssim_model": "SSIM",
+    "loss_over_linear": "Loss over that of linear interpolation",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "knn_auroc": "AUROC of nearest neighbours of the features",
+    "linear_auroc": "AUROC of a linear probe of the features",
 }
-SIDES = {"test": "test patients", "oof": "all patients, each predicted by the fold that did not train on it"}
+SIDES = {
+    "test": "test patients",
+    "val": "validation patients",
+    "oof": "all patients, each predicted by the fold that did not train on it",
+}
+
+CARDS = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
+CARDS_WITHOUT_CLASSES = ("loss_model", "psnr_model", "ssim_model")
+"""Figures in large type, the first three that there are."""
 
 KNOWN = {
     "oracle": ("Oracle", "up to ten true measurements on the drawn pictures"),
@@ -53,8 +69,7 @@ def with_bounds(interval: Interval) -> str:
 
 def cards(evidence: Evidence) -> list[tuple[str, str, str]]:
     """Name, value and interval of the figures in large type; of patients where they have several samples."""
-    wanted = ("auroc", "sensitivity", "specificity", "macro_auroc", "macro_f1", "balanced_accuracy")
-    both = ((f"patient/{name}", name) for name in wanted)
+    both = ((f"patient/{name}", name) for name in (CARDS if evidence.classes else CARDS_WITHOUT_CLASSES))
     found = [next(n for n in pair if n in evidence.intervals) for pair in both if set(pair) & set(evidence.intervals)]
     within = ", within folds" if evidence.crossval and evidence.binary else ""
     names = {n: metric_name(n) + (within if n.endswith("auroc") else "") for n in found[:3]}
@@ -106,7 +121,8 @@ def facts(evidence: Evidence) -> list[list[str]]:
         rows.append(["A patient is", evidence.stream.manifest.card.grouping])
     if evidence.lock:
         rows.append(["Simulated, under lock", f"{evidence.lock}: figures under another lock are of another task"])
-    rows.append(["Prevalence" if evidence.binary else "Classes", prevalence(evidence)])
+    if evidence.classes:
+        rows.append(["Prevalence" if evidence.binary else "Classes", prevalence(evidence)])
     if evidence.threshold is not None:
         rows.append(["Operating point", str(evidence.threshold)])
     if evidence.binary:
@@ -134,7 +150,7 @@ def model(evidence: Evidence) -> str:
     """Method, backbone and size."""
     experiment = evidence.experiment
     text = experiment.method_name
-    backbone = getattr(experiment.method, "backbone", None)
+    backbone = getattr(experiment.method, "backbone", None) or getattr(experiment.method, "student", None)
     if backbone:
         text += f", {backbone}"
     source = evidence.folds[0] if evidence.folds else evidence
@@ -181,7 +197,8 @@ def _figures(evidence: Evidence) -> list[str]:
     if few:
         more = f" and {len(few) - 4} further figures" if len(few) > 4 else ""
         found.append(
-            f"Too few patients for an interval of {', '.join(few[:4])}{more}: {MIN_PATIENTS} are needed in each class."
+            f"Too few patients for an interval of {', '.join(few[:4])}{more}: {MIN_PATIENTS} are needed"
+            f"{' in each class' if evidence.classes else ''}."
         )
     for name, interval in evidence.intervals.items():
         parts = [p.strip() for p in interval.note.split(";")]
@@ -237,7 +254,8 @@ def limits(evidence: Evidence) -> Section:
         )
     if evidence.binary:
         items.append("Predictive values, calibration and net benefit hold at this set's prevalence.")
-    items.append("Grad-CAM shows where a feature map raised a score, coarsely; it is no explanation of a decision.")
+    if stream is None or not stream.config.is_volumetric:
+        items.append("Grad-CAM shows where a feature map raised a score, coarsely; it is no explanation of a decision.")
     if stream is not None and stream.manifest.card.cautions:
         items.append("The data set's own cautions stand under “Data”.")
     items.append("A research result: not a medical device, and not validated for use in patients.")

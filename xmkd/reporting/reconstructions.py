@@ -11,6 +11,7 @@ from torch import Tensor
 from xmkd.files import in_one_step
 
 _SLICES = (0.35, 0.5, 0.65)  # of the depth
+_WIDTH = 64  # pixels: narrower slices are enlarged, so that the names fit above them
 _TITLE = 14  # pixels above each column
 _GAP = 4
 
@@ -26,15 +27,17 @@ def write_sheet(path: Path, volume: Tensor, masked: Tensor, painted: Tensor) -> 
     """
     from PIL import Image, ImageDraw
 
-    rows = []
+    rows, factor = [], -(-_WIDTH // volume.shape[-1])
     for triple in zip(volume[:, 0], masked[:, 0], painted[:, 0], strict=True):
         low, high = np.percentile(triple[0].float().numpy(), (0.5, 99.5))
         places = [int(share * (len(triple[0]) - 1)) for share in _SLICES]
-        tiles = [_grey(part[place], low, high) for place in places for part in triple]
+        tiles = [
+            _grey(part[place], low, high).repeat(factor, 0).repeat(factor, 1) for place in places for part in triple
+        ]
         rows.append(np.concatenate([np.pad(tile, ((0, _GAP), (0, _GAP))) for tile in tiles], axis=1))
     sheet = np.pad(np.concatenate(rows), ((_TITLE, 0), (0, 0)))
     picture = Image.fromarray(sheet)
-    draw, width = ImageDraw.Draw(picture), volume.shape[-1] + _GAP
+    draw, width = ImageDraw.Draw(picture), factor * volume.shape[-1] + _GAP
     for column, name in enumerate(("true", "seen", "painted") * len(_SLICES)):
         draw.text((column * width + 2, 1), name, fill=255)
     path.parent.mkdir(parents=True, exist_ok=True)

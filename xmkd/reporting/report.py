@@ -13,18 +13,22 @@ from xmkd.reporting.blocks import Section, public
 from xmkd.reporting.calibration import assessed
 from xmkd.reporting.checklist import checklist
 from xmkd.reporting.cohort import data, flow
+from xmkd.reporting.distillation import arm
 from xmkd.reporting.evidence import Evidence, collect
 from xmkd.reporting.folds import audit, folds
 from xmkd.reporting.learning import training
 from xmkd.reporting.mistakes import mistakes
 from xmkd.reporting.overview import SPACE, cards, headline, limits, warnings_of
 from xmkd.reporting.performance import discrimination, operating_point, sites
+from xmkd.reporting.pretraining import limits as limits_of_pretraining
+from xmkd.reporting.pretraining import pictures, reconstruction
 from xmkd.reporting.reproduction import reproduction
 from xmkd.runs import Run
 
 NAME = "report.html"
 SECTIONS = (
     headline,
+    arm,
     data,
     flow,
     training,
@@ -38,6 +42,7 @@ SECTIONS = (
     limits,
     reproduction,
 )
+WITHOUT_CLASSES = (reconstruction, data, flow, training, pictures, limits_of_pretraining, reproduction)
 
 
 def write_report(run: Run, experiment: Experiment | None = None, study: Study | None = None) -> Path:
@@ -76,7 +81,7 @@ def render(evidence: Evidence) -> str:
     """The report as HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = [make(evidence) for make in SECTIONS]
+    found = [make(evidence) for make in (SECTIONS if evidence.classes else WITHOUT_CLASSES)]
     sections: list[Section] = [section for section in found if section is not None]
     environment = Environment(
         loader=PackageLoader("xmkd.reporting"),
@@ -94,6 +99,6 @@ def render(evidence: Evidence) -> str:
         cards=cards(evidence),
         warnings=[public(text) for text in warnings_of(evidence)],
         sections=sections,
-        guidelines=checklist(evidence),
+        guidelines=checklist(evidence) if evidence.classes else [],  # they are for models that are told to tell
     )
     return text.replace("95 %", f"95{SPACE}%")
