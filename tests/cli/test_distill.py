@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_an_auto_encoder_of_another_network(
     cli: Cli, chain: Chain, student: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused(cli("fit", student, "method.patch=[4,4,8]", *ALONE), "another network", "(4, 8, 8)", "24 channels")
+    called = cli("fit", student, "method.patch=[2,8,16]", *ALONE)
+    refused(called, "another network", "patch (4, 8, 8)", "patch (2, 8, 16)")  # as many voxels in another shape
     monkeypatch.setitem(PRESETS, "small", PRESETS["large"])  # a student of other widths, whose sizes are these
     refused(cli("fit", student, "method.student=small", *ALONE), "another network", "tiny")
     assert not run_folders(student)
@@ -210,6 +213,28 @@ def test_a_refusal_loses_nothing_of_an_earlier_run(cli: Cli, chain: Chain, stude
     shutil.rmtree(folder)
     refused(called, "no finished cross-validation")
     assert contents(run) == before
+
+
+def test_an_auto_encoder_of_other_volumes_is_warned_about(cli: Cli, student: Path) -> None:
+    told = "saw other volumes: spacing_mm .4.0, 1.0, 1.0. there and .4.0, 1.0, 2.0. here"
+    with pytest.warns(UserWarning, match=told):
+        assert cli("fit", student, "data.streams.mri.mri.spacing_mm=[4,1,2]", *ALONE).code == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*saw other volumes.*")
+        assert cli("fit", student, *ALONE).code == 0
+
+
+def test_a_label_of_three_classes(cli: Cli, chain: Chain, student: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(chain.labelled, dtype=str)
+    table["filled"] = [("empty", "half", "filled")[i % 3] for i in range(len(table))]
+    table.to_csv(tmp_path / "three.csv", index=False)
+    card = chain.labelled.with_suffix(".yaml").read_text().replace("[empty, filled]", "[empty, half, filled]")
+    (tmp_path / "three.yaml").write_text(card.replace("    positive: filled\n", ""))
+    stream = "data.streams.mri"
+    words = [f"{stream}.manifest={tmp_path / 'three.csv'}", f"{stream}.root={chain.labelled.parent}"]
+    for more in ([], ALONE):
+        refused(cli("fit", student, *words, *more), "the student tells two classes", "empty, half, filled")
+    assert not run_folders(student)
 
 
 def test_volumes_of_one_class(cli: Cli, chain: Chain, student: Path, tmp_path: Path) -> None:

@@ -209,6 +209,25 @@ def test_settings_that_do_not_fit_are_named(chain: Chain, tmp_path: Path, words:
     assert line in str(caught.value)
 
 
+def test_a_probe_needs_volumes_of_the_same_size(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"probe: its .* are not those of the stream mri"):
+        chain.pretraining(tmp_path / "runs", *chain.probe, "data.streams.probe.mri.size=[8,16,24]")
+
+
+def test_a_probe_needs_two_classes_on_both_sides(chain: Chain, tmp_path: Path) -> None:
+    table = pd.read_csv(chain.labelled, dtype=str)
+    table["filled"] = [("empty", "half", "filled")[i % 3] for i in range(len(table))]
+    table.to_csv(tmp_path / "three.csv", index=False)
+    card = chain.labelled.with_suffix(".yaml").read_text().replace("[empty, filled]", "[empty, half, filled]")
+    (tmp_path / "three.yaml").write_text(card.replace("    positive: filled\n", ""))
+    stream = "data.streams.probe"
+    words = [*chain.probe, f"{stream}.manifest={tmp_path / 'three.csv'}", f"{stream}.root={chain.labelled.parent}"]
+    with pytest.raises(ConfigError, match="a probe needs a label of two classes") as caught:
+        training.fit(chain.pretraining(tmp_path / "runs", *words))
+    assert "half" in str(caught.value)
+    assert not list((tmp_path / "runs").glob("mae/*")), "before anything is trained"
+
+
 def test_a_probe_needs_a_label_and_the_same_view(chain: Chain, tmp_path: Path) -> None:
     words = [f"data.streams.probe.manifest={chain.corpus}", "data.streams.probe.view=volume"]
     with pytest.raises(ConfigError, match="probe: it needs a label"):

@@ -14,6 +14,7 @@ With a partner at random the target says nothing of the MRI at hand, so a gain o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,8 +147,17 @@ class Distill(Method):
         return problems + _option_problems(settings) + _size_problems(settings, stream.mri.size)
 
     def before_fit(self, study: Study) -> None:
+        mri = study.streams["mri"]
+        if len(self.task.classes) != 2:
+            raise ConfigError(
+                f"the student tells two classes; the label {mri.config.label} has {', '.join(self.task.classes)}",
+                where="data.streams.mri.label",
+                fixes=("choose a label of two classes", "make one of two classes in the manifest and its card"),
+            )
+        if self.settings.mae != NONE:
+            _warn_of_other_volumes(Path(self.settings.mae), mri)
         if not self.settings.supervised_alone:
-            self.targets, self.partners = read_targets(self.settings, study.streams["mri"])
+            self.targets, self.partners = read_targets(self.settings, mri)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits `(B,)` of z-scored volumes `(B, C, D, H, W)`."""
@@ -211,17 +221,29 @@ def encoder_weights(path: Path, sizes: Architecture) -> dict[str, Tensor]:
     weights = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
     found, wanted = tuple(weights["embed.weight"].shape), (sizes.width, sizes.voxels)
     blocks = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
-    if found != wanted or blocks != sizes.depth:
-        own = (
-            f"{experiment.method.student}, patch {experiment.method.patch or PRESETS[experiment.method.student].patch}"
-        )
+    patch = tuple(experiment.method.patch or PRESETS[experiment.method.student].patch)
+    if found != wanted or blocks != sizes.depth or patch != tuple(sizes.patch):
+        own = f"{experiment.method.student}, patch {patch}"
         raise ConfigError(
             f"the masked auto-encoder is another network ({own}: {found[0]} channels of {found[1]} voxels, {blocks} "
-            f"blocks) than this student ({wanted[0]} channels of {wanted[1]} voxels, {sizes.depth} blocks)",
+            f"blocks) than this student (patch {tuple(sizes.patch)}: {wanted[0]} channels of {wanted[1]} voxels, "
+            f"{sizes.depth} blocks)",
             where=path,
             fixes=("use its method.student and method.patch here", "pre-train with these: xmkd fit of method mae"),
         )
     return weights
+
+
+def _warn_of_other_volumes(path: Path, table: Table) -> None:
+    """A patch of another orientation or voxel size is another thing to an encoder, though all numbers fit."""
+    there, here = runs.find(path).experiment().data.streams["mri"].mri, table.config.mri
+    other = [
+        f"{name} {getattr(there, name)} there and {getattr(here, name)} here"
+        for name in ("orientation", "spacing_mm")
+        if getattr(there, name) != getattr(here, name)
+    ]
+    if other:
+        warnings.warn(f"the masked auto-encoder {path} saw other volumes: {', '.join(other)}", stacklevel=2)
 
 
 def read_targets(settings: DistillSettings, table: Table) -> tuple[Targets, FeaturePool | None]:

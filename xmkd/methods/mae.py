@@ -20,6 +20,8 @@ from torch import Tensor
 from xmkd.config import Experiment, OptimConfig
 from xmkd.data.datamodule import UnpairedDataModule
 from xmkd.data.rng import uniform
+from xmkd.data.streams import Study
+from xmkd.errors import ConfigError
 from xmkd.evaluation.quick import Predictions
 from xmkd.evaluation.reconstruction import fill_linearly, psnr, ssim
 from xmkd.methods.base import Batch, Method, StepResult, Stream, Task
@@ -97,7 +99,22 @@ class Mae(Method):
         probe = experiment.data.streams.get("probe")
         if probe is not None and (probe.label is None or probe.view != stream.view):
             problems.append(f"data.streams.probe: it needs a label, and the view {stream.view!r} of the stream mri")
+        elif probe is not None and (probe.mri.size, probe.patch) != (stream.mri.size, stream.patch):
+            problems.append("data.streams.probe: its mri.size and patch are not those of the stream mri")
         return problems
+
+    def before_fit(self, study: Study) -> None:
+        probe = study.streams.get("probe")
+        if probe is None or probe.label is None or not study.streams["mri"].patients("val"):
+            return  # without validation patients nothing is probed
+        counts = [probe.class_counts(side) for side in ("train", "val")]
+        if len(probe.label.classes) != 2 or not all(sum(count.values()) for count in counts):
+            told = "; ".join(", ".join(f"{n} {name}" for name, n in count.items()) for count in counts)
+            raise ConfigError(
+                f"a probe needs a label of two classes and patients to train and to validate on; there are {told}",
+                where="data.streams.probe",
+                fixes=("choose another label, or raise data.split.val", "leave the stream probe out"),
+            )
 
     def forward(self, volume: Tensor) -> Tensor:
         """Mean of the encoder's tokens of whole volumes `(B, C, D, H, W)`: `(B, width)`."""
