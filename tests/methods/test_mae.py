@@ -65,6 +65,34 @@ def test_the_mask_of_a_sample_depends_on_its_key_alone() -> None:
     assert not torch.equal(net.step({"mri": samples(epoch=1)}).loss, together)
 
 
+def test_a_training_masks_by_seed_epoch_and_sample_and_by_nothing_else(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked: dict[tuple[int, str], list[int]] = {}
+    step = Mae.step
+
+    def watched(self: Mae, batch: Any) -> Any:
+        part = batch["mri"]
+        kept, _ = self.net.mask(uniform(part["key"], self.net.architecture.tokens))
+        masked.update(((self.current_epoch, i), k.tolist()) for i, k in zip(part["sample_id"], kept, strict=True))
+        return step(self, batch)
+
+    monkeypatch.setattr(Mae, "step", watched)
+    found = []
+    for name, words in (
+        ("first", []),
+        ("others", ["data.streams.mri.batch_size=2", "data.num_workers=1", "method.mask_ratio=0.75"]),
+        ("seed", ["seed=1"]),
+    ):
+        masked.clear()
+        training.fit(chain.pretraining(tmp_path / name, "data.streams.mri.mri.size=[16,32,32]", *words))
+        found.append(dict(masked))
+    assert len(found[0]) == 2 * 8, "eight patients train in two epochs"
+    assert found[1] == found[0]
+    assert all(found[0][1, i] != found[0][0, i] for epoch, i in found[0] if epoch == 0)
+    assert all(found[2][key] != kept for key, kept in found[0].items())
+
+
 def test_patches_hidden_in_an_evaluation_are_the_same_in_every_epoch() -> None:
     net = method(decode_ratio=0.5)
     with torch.inference_mode():
