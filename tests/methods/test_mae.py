@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.chain import Chain, small_networks
@@ -154,6 +155,17 @@ def test_a_run_leaves_figures_of_patients_and_pictures(chain: Chain) -> None:
     assert last["val/loss"] == pytest.approx(val["loss_model"].mean())
     assert last["val/psnr"] == pytest.approx(val["psnr_model"].mean())
     assert last["val/loss_over_linear"] == pytest.approx(val["loss_model"].mean() / val["loss_linear"].mean())
+
+
+def test_pictures_are_of_as_many_volumes_as_asked_for_whatever_the_batch(chain: Chain, tmp_path: Path) -> None:
+    sheets = []
+    for size in (1, 4):
+        words = [f"data.streams.mri.batch_size={size}", "method.pictures=3", "trainer.limit_train_batches=1"]
+        run = training.fit(chain.pretraining(tmp_path / str(size), *words, "trainer.max_epochs=1", "optim.lr=1e-12"))
+        with Image.open(run.folder / "pictures" / "epoch_0000.png") as image:
+            sheets.append(np.array(image))
+    assert len(sheets[0]) == 14 + 3 * (64 + 4), "a row of enlarged slices each"
+    np.testing.assert_allclose(sheets[0], sheets[1], atol=1)
 
 
 def test_probes_are_told_and_change_nothing(chain: Chain, tmp_path: Path) -> None:

@@ -133,9 +133,7 @@ class Mae(Method):
         hidden = _voxels(found.decoded, net.architecture)  # (B, 1, D, H, W)
         visible = torch.where(hidden, 0.0, volume)
         painted = net.paint(volume, found)
-        if not self._shown:
-            least = volume.amin(dim=(1, 2, 3, 4), keepdim=True)
-            self._shown = [x[: self.settings.pictures].cpu() for x in (volume, volume.where(~hidden, least), painted)]
+        self._show(volume, hidden, painted)
         filled = [mean_patch(volume, found.kept, net.architecture), fill_linearly(visible, ~hidden)]
         true = self._targets(volume, found.decoded)  # (B, M, voxels)
         losses = [found.prediction.float(), *(self._targets(other, found.decoded) for other in filled)]
@@ -180,6 +178,14 @@ class Mae(Method):
             features = [self(batch["image"].to(self.device)).float().cpu() for batch in batches]
             sides += [torch.cat(features).numpy(), torch.cat([batch["label"] for batch in batches]).numpy()]
         return probe(*sides)
+
+    def _show(self, volume: Tensor, hidden: Tensor, painted: Tensor) -> None:
+        """Keep the first volumes of a pass for a picture."""
+        missing = self.settings.pictures - (len(self._shown[0]) if self._shown else 0)
+        if missing > 0:
+            least = volume.amin(dim=(1, 2, 3, 4), keepdim=True)
+            parts = [x[:missing].cpu() for x in (volume, volume.where(~hidden, least), painted)]
+            self._shown = [torch.cat(pair) for pair in zip(self._shown, parts, strict=True)] if self._shown else parts
 
     def _draw(self) -> None:
         from xmkd.reporting.reconstructions import write_sheet
