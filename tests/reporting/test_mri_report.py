@@ -112,7 +112,7 @@ def test_a_probe_and_folds_of_a_pretraining(chain: Chain, cli: Cli, tmp_path: Pa
     found = load(run.folder)
     assert found.problems == []
     assert "16 all patients, each predicted by the fold" in found.text
-    assert "Validation AUROC of a linear probe of the features" in found.text
+    assert "Validation AUROC of a linear probe" in found.text
     assert len(pictures(found, "reconstructed slices")) == 1
 
 

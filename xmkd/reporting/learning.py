@@ -84,7 +84,7 @@ def _validated(evidence: Evidence, parts: list[Evidence], name: str) -> Figure:
         for part in parts:
             epoch, value = _curve(part, name)
             drawing.axes.plot(epoch, value, "--o", color=figures.ORANGE, markersize=3.5)
-        _finish(evidence, drawing, f"validation {title}")
+        _finish(evidence, drawing, title)
     last = [float(_curve(part, name)[1][-1]) for part in parts]
     alt = f"{title} on validation patients by epoch, last {', '.join(f'{v:.3f}' for v in last)}"
     caption = f"{title} on validation patients, all samples pooled, without intervals: for watching, not for reporting."

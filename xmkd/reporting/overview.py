@@ -20,11 +20,11 @@ NAMES = {
     "loss_model": "Loss",
     "psnr_model": "PSNR, dB",
     "ssim_model": "SSIM",
-    "loss_over_linear": "Loss over that of linear interpolation",
+    "loss_over_linear": "Loss relative to interpolation",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
-    "knn_auroc": "AUROC of nearest neighbours of the features",
-    "linear_auroc": "AUROC of a linear probe of the features",
+    "knn_auroc": "AUROC of a nearest-neighbour probe",
+    "linear_auroc": "AUROC of a linear probe",
 }
 SIDES = {
     "test": "test patients",
