@@ -24,6 +24,8 @@ _SCANNED = (
     "EncryptedAttributesSequence", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", *_VOLUME_KEYS, "ImageType",
 )  # fmt: skip
+_PIXELS = "PixelData"
+_KEPT = 64 * 2**20  # bytes of files that a scan for one volume keeps in memory, so that they are parsed only once
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_series(path: Path, *, modality: str | None = None, series: str | None =
     Raises:
         ReadError: Several series and none chosen, no such series, or slices that make no regular volume.
     """
-    found = _series_of(path)
+    found = _series_of(path, keep=_KEPT)
     chosen = [member for member in found if series is None or member[0].uid == series]
     if len(chosen) != 1:
         listing = "; ".join(
@@ -87,13 +89,15 @@ def read_all(path: Path) -> list[Image]:
     return images
 
 
-def _series_of(path: Path) -> list[tuple[Series, list[Dataset]]]:
-    """Each series with the headers of its files."""
+def _series_of(path: Path, keep: int = 0) -> list[tuple[Series, list[Dataset]]]:
+    """Each series with the headers of its files, or with all of the first ones: as many bytes as are to be kept."""
     groups: dict[str, list[tuple[Path, Dataset]]] = {}
     others: dict[str, int] = {}
     with decoding(path), header.quiet():
         for file in _dicom_files(path):
-            found = _scan(file)
+            size = file.stat().st_size
+            found = _scan(file, whole=size <= keep)
+            keep -= size
             if isinstance(found, str):
                 others[found] = others.get(found, 0) + 1
             else:
@@ -124,7 +128,8 @@ def _read_one(series: Series, headers: Sequence[Dataset], path: Path, modality: 
         parts: list[np.ndarray] = []
         for i in order:
             with decoding(series.files[i]):
-                dataset = pydicom.dcmread(series.files[i], force=True)
+                head = headers[i]
+                dataset = head if _PIXELS in head else pydicom.dcmread(series.files[i], force=True)
                 header.check_is_image(dataset, series.files[i])
                 parts.append(dicom.frames(dataset, series.files[i]))  # (1, H, W, C)
         facts = header.metadata_of(dataset)
@@ -219,8 +224,8 @@ def _members(dicomdir: Path) -> list[Path]:
     return files
 
 
-def _scan(file: Path) -> Dataset | str:
-    """The header of an image, or the name of what the file is instead.
+def _scan(file: Path, *, whole: bool) -> Dataset | str:
+    """The header of an image or the whole of it, or the name of what the file is instead.
 
     Raises:
         ReadError: The file should be an image but is damaged; a lost slice must not go unseen.
@@ -228,7 +233,8 @@ def _scan(file: Path) -> Dataset | str:
     if file.stat().st_size == 0:
         raise ReadError("the file is empty", where=file, fixes=("copy it again", "delete it"))
     with decoding(file):
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_SCANNED))
+        tags = None if whole else list(_SCANNED)
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not whole, specific_tags=tags)
         sop_class = dataset.get("SOPClassUID")
         if "Rows" not in dataset and sop_class is not None and "Image Storage" not in sop_class.name:
             return str(sop_class.name)

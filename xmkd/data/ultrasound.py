@@ -16,6 +16,8 @@ _ABOVE_BACKGROUND = 6  # grey levels; the flat background of a screen stays belo
 _COLOURED = 40  # levels between two channels that no grey map or faint tint explains
 _STROKE = 70  # levels by which a letter's strokes rise over what is behind them
 _SMALLEST_SECTOR = 0.05  # of the picture: anything smaller is not the sector
+_NEAR, _FAR = 2.0, 6.0  # pixels: spreads of the averages that fill marks, near what is known and far from it
+_FAR_FILTERED = int(4 * _FAR + 0.5)  # pixels beyond which scipy's filter looks at nothing
 _MOST_COLOURED = 0.25  # of the picture: beyond this it is a colour picture, not a picture with coloured marks
 
 
@@ -58,20 +60,41 @@ def _off_map(
 
 def fill(grey: Bytes, marks: Mask) -> Bytes:
     """Replace marked pixels of `(T, H, W)` by what surrounds them: a smooth average of the unmarked, nearest first."""
-    from scipy import ndimage
-
     out = grey.copy()
-    for frame, mask, target in zip(grey, marks, out, strict=True):
+    filler: _Filler | None = None
+    for mask, target in zip(marks, out, strict=True):
         if not mask.any() or mask.all():
             continue
-        known = (~mask).astype(np.float32)
-        nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
-        values = ndimage.gaussian_filter(frame[tuple(nearest)].astype(np.float32), 6.0)  # far from anything known
-        weight = ndimage.gaussian_filter(known, 2.0)
-        smooth = ndimage.gaussian_filter(frame * known, 2.0) / np.maximum(weight, 1e-3)
-        values = np.where(weight > 0.05, smooth, values)
-        target[mask] = values[mask].round().astype(np.uint8)
+        if filler is None or not np.array_equal(mask, filler.marks):  # burnt-in marks stay where they are
+            filler = _Filler(mask)
+        filler.apply(target)
     return out
+
+
+class _Filler:
+    """What filling the marks of one mask `(H, W)` needs, whatever the picture: only what lies about the marks is looked at."""
+
+    def __init__(self, marks: Mask) -> None:
+        from scipy import ndimage
+
+        self.marks = marks
+        reach = _FAR_FILTERED + 1
+        top, left, bottom, right = bounding_box(marks)
+        self.box = (slice(max(0, top - reach), bottom + reach), slice(max(0, left - reach), right + reach))
+        self.mask = marks[self.box]
+        self.known = (~self.mask).astype(np.float32)
+        self.nearest = tuple(ndimage.distance_transform_edt(self.mask, return_distances=False, return_indices=True))
+        self.weight = ndimage.gaussian_filter(self.known, _NEAR)
+
+    def apply(self, frame: Bytes) -> None:
+        """Fill a frame `(H, W)` in place."""
+        from scipy import ndimage
+
+        part = frame[self.box]
+        values = ndimage.gaussian_filter(part[self.nearest].astype(np.float32), _FAR)  # far from anything known
+        smooth = ndimage.gaussian_filter(part * self.known, _NEAR) / np.maximum(self.weight, 1e-3)
+        values = np.where(self.weight > 0.05, smooth, values)
+        part[self.mask] = values[self.mask].round().astype(np.uint8)
 
 
 def edge_text(grey: Bytes) -> Mask | None:
