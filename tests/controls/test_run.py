@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from xmkd import config
+from xmkd import config, training
+from xmkd.config import Experiment
 from xmkd.controls import run as module
 from xmkd.controls import spec as specs
 from xmkd.controls.arms import ARMS, Arm
-from xmkd.controls.run import BY_NAME, Shared, arm_words, members
+from xmkd.controls.run import BY_NAME, Shared, Student, arm_words, members, trained_students
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
 from xmkd.errors import ConfigError
@@ -24,6 +26,7 @@ from xmkd.methods.distill import Distill, DistillSettings
 from xmkd.runs import Run
 from xmkd.simulate import spec as cohorts
 from xmkd.simulate.plan import patients
+from xmkd.simulate.pool import Pool
 
 SHARED = Shared(Run(Path("runs/teacher_pod/cv5-0123456789ab")), Run(Path("runs/mae_pod/0123456789ab")))
 PAIRED = Path("runs/controls/demo/paired/pod.csv")
@@ -136,6 +139,31 @@ def test_arms_that_decide_differ_from_the_method_in_nothing_but_their_targets() 
     for name in ("surrogate", "constant", "shuffled"):
         other = vars(settings_of(BY_NAME[name]))
         assert {key for key, value in vars(full).items() if other[key] != value} == {"pairing"}, name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_students_are_trained_in_turn_or_at_once(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    started: list[tuple[int, bool]] = []
+
+    class Processes(Pool):
+        """As many as are asked for, all of them this one."""
+
+        def __init__(self, workers: int) -> None:
+            started.append((workers, False))
+            super().__init__(1)
+
+    def fit(experiment: Experiment) -> Run:
+        started.append((int(experiment.optim.lr), experiment.trainer.enable_progress_bar))
+        return Run(Path(f"run_{experiment.optim.lr:g}"))
+
+    monkeypatch.setattr(module, "Pool", Processes)
+    monkeypatch.setattr(training, "fit", fit)
+    whole = config.load(REPOSITORY / "experiments" / "distill_pod.yaml")
+    wanted = {Student(0, "full", lr): replace(whole, optim=replace(whole.optim, lr=lr)) for lr in (1.0, 2.0)}
+    found = dict(trained_students(wanted, workers))
+    assert {student.lr: run.folder.name for student, run in found.items()} == {1.0: "run_1", 2.0: "run_2"}
+    in_turn = [(1, True), (2, True)]
+    assert started == (in_turn if workers == 0 else [(2, False), (1, False), (2, False)]), "bars of two would mix"
 
 
 @pytest.mark.parametrize("sequences", [1, 2])

@@ -60,6 +60,7 @@ def test_what_a_table_leaves_out_is_the_budget_of_the_study(least: Path) -> None
         (["finetuned.labels=[30]"], "finetuned: its cohorts and labels are among those of the tier head"),
         (["finetuned.lrs=[]"], "finetuned.lrs: at least one learning rate"),
         (["finetuned.lrs=[0.001,0.0]"], "finetuned.lrs: at least one learning rate, and all above 0"),
+        (["finetuned.workers=-1"], "finetuned.workers: -1 is less than 0"),
         (["head.epochs=0"], "head.epochs (0) must be 1 or more"),
         (["head.lrs=[]"], "head.lrs and weight_decays: at least one each"),
         (["head_cohort=4"], "head_cohort: unknown key; did you mean 'head_cohorts'?"),

@@ -10,7 +10,8 @@ training is tested on the same patients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ import pandas as pd
 import torch
 
 from xmkd import training
-from xmkd.controls import stages
+from xmkd.config import Experiment
+from xmkd.controls import heads, stages
 from xmkd.controls.arms import ARMS, Arm
 from xmkd.controls.figure import draw, text
-from xmkd.controls.heads import Pool
 from xmkd.controls.markdown import write
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
@@ -34,6 +35,7 @@ from xmkd.evaluation.statistics import auroc_interval
 from xmkd.evaluation.teacher_scores import recalibrated
 from xmkd.files import write_table
 from xmkd.runs import Run
+from xmkd.simulate.pool import Pool
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 
@@ -51,6 +53,15 @@ class Shared:
     mae: Run
 
 
+@dataclass(frozen=True)
+class Student:
+    """A student of the tier `finetuned`: the number of its training cohort, its arm, its learning rate."""
+
+    cohort: int
+    arm: str
+    lr: float
+
+
 def run(spec: ControlsSpec) -> Path:
     """Make what is missing of the table; returns its folder.
 
@@ -58,21 +69,22 @@ def run(spec: ControlsSpec) -> Path:
         XmkdError: A stage can't be made; what is there stays.
     """
     stages.check(spec)
-    cohorts = stages.simulate(spec)
-    shared = Shared(stages.teacher(spec, cohorts[0]), stages.auto_encoder(spec, cohorts[0]))
-    _tell_teacher(shared.teacher)
-    table = ControlTable(spec.table)
-    tests: list[Samples] = []
-    for cohort in cohorts:
+    table, limits = ControlTable(spec.table), {}
+    shared: Shared | None = None
+    for number in range(len(spec.cohorts)):
+        cohort = stages.simulate(spec, number)
+        limits[cohort.spec.rho] = cohort.limits
+        if shared is None:
+            shared = Shared(stages.teacher(spec, cohort), stages.auto_encoder(spec, cohort))
+            _tell_teacher(shared.teacher)
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
         _heads(spec, table, cohort, shared, pool, test, stages.paired_scores(spec, cohort, shared.teacher))
-        tests.append(test)
-    _finetuned(spec, table, cohorts[0], shared, tests[0])
-    table.bundle(tests[0].label, tests[0].patient_id)
-    limits = {cohort.spec.rho: cohort.limits for cohort in cohorts}
-    draw(table.rows(), limits, spec.table / "auroc.png")
-    write(table.rows(), limits, len(tests[0].label), spec.table / "table.md")
+        for labels in spec.finetuned.labels if number == 0 else []:
+            _finetuned(spec, table, cohort, shared, test, labels)
+        table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
+        draw(table.rows(), limits, spec.table / "auroc.png")
+        write(table.rows(), limits, len(test.label), spec.table / "table.md")
     print(text(table.rows()))
     return spec.table
 
@@ -96,7 +108,7 @@ def _heads(
     prevalence = float(found.label.mean())
     teacher = recalibrated(shared.teacher.predictions("oof"), prevalence)
     own = stages.paired_probabilities(shared.teacher, paired, found)
-    pool = Pool(
+    pool = heads.Pool(
         {name: torch.from_numpy(values) for name, values in found.features.items()},
         torch.from_numpy(found.label),
         torch.tensor([id_hash(str(i)) for i in found.sample_id], dtype=torch.int64),
@@ -113,29 +125,57 @@ def _heads(
                 print(f"{setting}: {done + 1} of {len(rows)} training cohorts", flush=True)
 
 
-def _finetuned(spec: ControlsSpec, table: ControlTable, cohort: Simulated, shared: Shared, test: Samples) -> None:
-    """The tier `finetuned`, of the first rho."""
+def _finetuned(
+    spec: ControlsSpec, table: ControlTable, cohort: Simulated, shared: Shared, test: Samples, labels: int
+) -> None:
+    """The tier `finetuned`, of the first rho and a number of labels."""
+    tuned, setting = spec.finetuned, Setting("finetuned", cohort.spec.rho, labels)
     paired = spec.table / "paired" / f"{cohort.spec.name}_{shared.teacher.folder.name}.csv"
-    for labels in spec.finetuned.labels:
-        setting = Setting("finetuned", cohort.spec.rho, labels)
-        made_from = {"lock": cohort.spec.lock, "mae": shared.mae.id, "teacher": shared.teacher.folder.name}
-        trained = {"student": [spec.student.experiment, *spec.student.words], "lrs": spec.finetuned.lrs}
-        table.require(setting, {**made_from, **trained})
-        chosen: dict[str, float] = {}
-        for number in range(spec.finetuned.cohorts):
-            manifest = _manifest(spec, cohort, number, labels)
-            for name in spec.finetuned.arms:
-                words = arm_words(BY_NAME[name], shared, paired)
-                tried = {
-                    lr: training.fit(stages.student(spec, manifest, cohort.folder, [*words, f"optim.lr={lr}"]))
-                    for lr in ([chosen[name]] if number else spec.finetuned.lrs)
-                }
-                chosen[name] = max(tried, key=lambda lr: _inner(tried[lr]))
-                kept = tried[chosen[name]]
-                scores = kept.predictions("test").set_index("sample_id")["score"].loc[list(test.sample_id)].to_numpy()
-                decay = kept.experiment().optim.weight_decay
-                table.add(setting, cohort.spec.lock, test.label, [Training(name, number, scores, chosen[name], decay)])
-                print(f"{setting}: cohort {number}, {name}: {auroc_interval(test.label, scores)}", flush=True)
+    made_from = {"lock": cohort.spec.lock, "mae": shared.mae.id, "teacher": shared.teacher.folder.name}
+    trained = {"student": [spec.student.experiment, *spec.student.words], "lrs": tuned.lrs}
+    table.require(setting, {**made_from, **trained})
+    tables = [_manifest(spec, cohort, number, labels) for number in range(tuned.cohorts)]
+
+    def experiment(student: Student) -> Experiment:
+        words = [*arm_words(BY_NAME[student.arm], shared, paired), f"optim.lr={student.lr}"]
+        return stages.student(spec, tables[student.cohort], cohort.folder, words)
+
+    def keep(student: Student, run: Run) -> None:
+        scores = run.predictions("test").set_index("sample_id")["score"].loc[list(test.sample_id)].to_numpy()
+        decay = run.experiment().optim.weight_decay
+        done = Training(student.arm, student.cohort, scores, student.lr, decay)
+        table.add(setting, cohort.spec.lock, test.label, [done])
+        print(f"{setting}: cohort {student.cohort}, {student.arm}: {auroc_interval(test.label, scores)}", flush=True)
+
+    first = [Student(0, arm, lr) for arm in tuned.arms for lr in tuned.lrs]
+    tried = dict(trained_students({student: experiment(student) for student in first}, tuned.workers))
+    best = [max((s for s in first if s.arm == arm), key=lambda s: _inner(tried[s])) for arm in tuned.arms]
+    for student in best:
+        keep(student, tried[student])
+    others = [replace(student, cohort=number) for number in range(1, tuned.cohorts) for student in best]
+    for student, run in trained_students({other: experiment(other) for other in others}, tuned.workers):
+        keep(student, run)
+
+
+def trained_students(experiments: dict[Student, Experiment], workers: int) -> Iterator[tuple[Student, Run]]:
+    """Train students, or take those that are trained already; in the order in which they are done.
+
+    Args:
+        experiments: Of each student.
+        workers: Processes of one thread each; below 2 this one trains them in turn, with all its threads.
+    """
+    if workers < 2:
+        for student, experiment in experiments.items():
+            yield student, training.fit(experiment)
+        return
+    quiet = {s: replace(e, trainer=replace(e.trainer, enable_progress_bar=False)) for s, e in experiments.items()}
+    with Pool(workers) as pool:
+        yield from pool.run(_train, list(quiet.items()))
+
+
+def _train(job: tuple[Student, Experiment]) -> tuple[Student, Run]:
+    student, experiment = job
+    return student, training.fit(experiment)
 
 
 def arm_words(arm: Arm, shared: Shared, paired: Path) -> list[str]:

@@ -35,12 +35,14 @@ class Tuned:
         cohorts: Training cohorts.
         lrs: Learning rates to try. Every arm gets all of them on its first cohort, and on the others the one with the
             best validation AUROC there.
+        workers: Trainings at once, in processes of one thread each, where there is no GPU; 0 trains one after another.
     """
 
     arms: list[str] = field(default_factory=lambda: ["scratch", "ptm", "full", "surrogate", "oracle_pair"])
     labels: list[int] = field(default_factory=lambda: [80])
     cohorts: int = 5
     lrs: list[float] = field(default_factory=lambda: [3e-4, 1e-3])
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,6 @@ def _contradictions(spec: ControlsSpec) -> list[str]:
         problems.append("finetuned.arms: self_distillation is an arm of the tier head alone")
     if not spec.finetuned.lrs or min(spec.finetuned.lrs) <= 0:
         problems.append("finetuned.lrs: at least one learning rate, and all above 0")
+    if spec.finetuned.workers < 0:
+        problems.append(f"finetuned.workers: {spec.finetuned.workers} is less than 0")
     return problems + [f"head.{problem}" for problem in spec.head.problems()]

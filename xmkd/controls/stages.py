@@ -104,17 +104,14 @@ def check(spec: ControlsSpec) -> None:
         raise ConfigError("the cohorts have other test patients", where=", ".join(spec.cohorts), fixes=fixes)
 
 
-def simulate(spec: ControlsSpec) -> list[Simulated]:
-    """The cohorts; of all but the first only the labelled MRI and the ultrasound of the same patients."""
-    found = []
-    for number, file in enumerate(spec.cohorts):
-        cohort = simulation.load(Path(file))
-        folder = Path(spec.data) / Path(file).stem
-        for part in (None,) if number == 0 else ("mri", PAIRS):
-            for made in simulation.simulate(cohort, folder, examine, only=part):
-                print(made.text(), flush=True)
-        found.append(Simulated(cohort, folder))
-    return found
+def simulate(spec: ControlsSpec, number: int) -> Simulated:
+    """A cohort; of all but the first only the labelled MRI and the ultrasound of the same patients."""
+    file = Path(spec.cohorts[number])
+    cohort, folder = simulation.load(file), Path(spec.data) / file.stem
+    for part in ("mri", PAIRS) if number else (None,):
+        for made in simulation.simulate(cohort, folder, examine, only=part):
+            print(made.text(), flush=True)
+    return Simulated(cohort, folder)
 
 
 def teacher(spec: ControlsSpec, first: Simulated) -> Run:
