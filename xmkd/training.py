@@ -120,7 +120,7 @@ def crossval(experiment: Experiment) -> Run:
         XmkdError: As `fit`.
     """
     experiment = resolved(experiment)
-    folds = [replace(experiment, data=replace(experiment.data, fold=k)) for k in range(experiment.data.folds)]
+    folds = [_fold(experiment, k) for k in range(experiment.data.folds)]
     whole = replace(experiment, data=replace(experiment.data, fold=None))
     for fold in folds:  # before the first is trained
         _require_classes(plan(fold.data), fold)
@@ -136,6 +136,14 @@ def crossval(experiment: Experiment) -> Run:
     if runs.is_first_process():
         write_or_warn(parent, whole, study)
     return parent
+
+
+def _fold(experiment: Experiment, number: int) -> Experiment:
+    """A fold of a cross-validation; where weights come from another one, they come from its fold of this number."""
+    named = {name: Path(getattr(experiment.method, name, "none")) / f"fold_{number}" for name in WEIGHTS}
+    found = {name: str(folder) for name, folder in named.items() if folder.is_dir()}
+    method = replace(experiment.method, **found)
+    return replace(experiment, data=replace(experiment.data, fold=number), method=method)
 
 
 def rescore(run: Run, experiment: Experiment, changes: Sequence[Change]) -> list[pd.DataFrame]:

@@ -156,3 +156,18 @@ def test_unequal_shapes_are_no_broadcast() -> None:
         feature_loss(torch.zeros(4, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="kl"):
         distillation_loss(torch.zeros(4), torch.zeros(4), norm="kl", space="logit")
+
+
+def test_every_distance_is_one_that_mixed_precision_on_a_gpu_allows() -> None:
+    """Checked on tensors without data: their device decides which operators autocast refuses."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    norms: tuple[Norm, ...] = ("l1", "l2", "kl")
+    with FakeTensorMode(), torch.autocast("cuda", dtype=torch.bfloat16):
+        logits, teacher = (torch.empty(4, device="cuda") for _ in range(2))
+        assert [distillation_loss(logits, teacher, norm=norm).dtype for norm in norms] == [torch.float32] * 3
+
+
+def test_the_divergence_of_certain_targets_is_finite() -> None:
+    found = distillation_loss(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 1.0]), norm="kl")
+    assert float(found) == pytest.approx(math.log(2))

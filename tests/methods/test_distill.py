@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.chain import MAE, Chain, small_networks
+from tests.chain import MAE, Chain, small_networks, write_volumes
 from tests.methods.test_mae import cut_after, metrics, weights
 from xmkd import config, runs, training
 from xmkd.config import OptimConfig
 from xmkd.data.partners import FEATURES, FeaturePool, Targets
+from xmkd.data.pseudonyms import pseudonym, salt
 from xmkd.data.rng import sample_keys
 from xmkd.data.streams import Study
-from xmkd.errors import ConfigError, LeakageError
+from xmkd.errors import ConfigError, LeakageError, RunError
 from xmkd.evaluation.teacher_scores import recalibrated
 from xmkd.methods.base import Task
 from xmkd.methods.distill import Distill, DistillSettings, encoder_weights
@@ -335,6 +336,39 @@ def test_stages_of_other_folds_are_refused_and_of_the_same_fold_are_not(chain: C
     assert training.fit(chain.student(tmp_path / "runs", *words, "data.fold=2")).finished
 
 
+def test_folds_of_a_student_start_from_the_same_folds_of_an_auto_encoder(chain: Chain, tmp_path: Path) -> None:
+    words = ["data.folds=2", "data.split.test=0", "trainer.max_epochs=1"]
+    stage = chain.write("stage", MAE, chain.labelled, tmp_path / "runs")
+    mae = training.crossval(config.load(stage, [*chain.probe, *words]))
+    student = training.crossval(chain.student(tmp_path / "runs", f"method.mae={mae.folder}", *ALONE, *words))
+    for fold in range(2):
+        started = (student.folder / f"fold_{fold}" / "config.yaml").read_text()
+        assert f"mae: {mae.folder / f'fold_{fold}'}" in started
+    assert len(student.predictions("oof")) == 24
+
+
+def test_no_score_to_distil_is_of_a_patient_whom_its_model_was_fitted_on(chain: Chain) -> None:
+    secret = salt(chain.base / "runs")
+    oof = pd.read_csv(chain.teacher / "predictions_oof.csv", dtype=str)
+    assert len(oof) == 20
+    for fold, rows in oof.groupby("fold"):
+        fitted = set(Run(chain.teacher / f"fold_{int(float(str(fold)))}").provenance()["fitted_on"])
+        assert fitted
+        scored = {pseudonym(secret, f"tvus/{patient}") for patient in rows["patient_id"]}
+        assert not scored & fitted
+        rest = oof.loc[oof["fold"] != fold, "patient_id"]
+        assert fitted <= {pseudonym(secret, f"tvus/{patient}") for patient in rest}, "the hashes are of these patients"
+
+
+def test_a_teacher_is_a_run_of_the_method_teacher(chain: Chain, tmp_path: Path) -> None:
+    others = write_volumes(tmp_path / "others", patients=12, name="others")
+    words = ["data.folds=2", "data.split.test=0", "trainer.max_epochs=1", "method.mae=none", *ALONE]
+    words.append(f"data.streams.mri.manifest={others}")
+    other = training.crossval(chain.student(tmp_path / "runs", *words))
+    with pytest.raises(RunError, match="a run of method distill"):
+        training.fit(chain.student(tmp_path / "runs", f"method.teacher={other.folder}"))
+
+
 def test_a_teacher_that_saw_an_evaluated_patient_stops_the_run(chain: Chain, tmp_path: Path) -> None:
     """Patients with both examinations: the same data set, the same ids."""
     table = pd.read_csv(chain.labelled, dtype=str)
@@ -363,6 +397,7 @@ def test_a_teacher_that_saw_an_evaluated_patient_stops_the_run(chain: Chain, tmp
         (["method.pairing=self"], "method.own_scores: given with"),
         (["method.pairing=twins"], "method.pairing"),
         (["method.feature_weight=-1"], "method.feature_weight: -1.0 is less than 0"),
+        (["method.feature_weight=1", "method.pairing=surrogate"], "method.feature_weight: features are real"),
         (["method.layer_decay=0"], "method.layer_decay: 0.0 is not in (0, 1]"),
         (["method.drop_path=1"], "method.drop_path: 1.0 is not in [0, 1)"),
         (["method.label_smoothing=1"], "method.label_smoothing: 1.0 is not in [0, 1)"),

@@ -16,6 +16,7 @@ from tests.chain import Chain, small_networks
 from xmkd import runs, training
 from xmkd.callbacks import Checkpoints
 from xmkd.config import OptimConfig
+from xmkd.data import augment3d
 from xmkd.data.pseudonyms import pseudonym, salt
 from xmkd.data.rng import id_hash, mix, uniform
 from xmkd.errors import ConfigError
@@ -52,6 +53,23 @@ def metrics(run: Run) -> pd.DataFrame:
 def weights(run: Run) -> dict[str, Tensor]:
     state: dict[str, Tensor] = runs.checkpoint(run.last)["state_dict"]
     return state
+
+
+def test_what_is_masked_does_not_depend_on_how_the_volume_is_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+    net = method()
+    mask = net.net.mask
+
+    def watched(noise: Tensor, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+        drawn.append(noise)
+        return mask(noise, whole=whole)
+
+    monkeypatch.setattr(net.net, "mask", watched)
+    many = samples(400)
+    net.step({"mri": many})
+    change = uniform(many["key"], augment3d.COUNT)
+    together = torch.corrcoef(torch.cat([drawn[0], change], dim=1).T)[: drawn[0].shape[1], drawn[0].shape[1] :]
+    assert together.abs().max() < 0.25, "five standard errors of independent numbers"
 
 
 def test_the_mask_of_a_sample_depends_on_its_key_alone() -> None:

@@ -11,7 +11,7 @@ training is tested on the same patients.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from xmkd import training
-from xmkd.config import Experiment
+from xmkd.config import Experiment, to_tree
 from xmkd.controls import heads, stages
 from xmkd.controls.arms import ARMS, Arm
 from xmkd.controls.figure import draw, text
@@ -130,11 +130,12 @@ def _finetuned(
 ) -> None:
     """The tier `finetuned`, of the first rho and a number of labels."""
     tuned, setting = spec.finetuned, Setting("finetuned", cohort.spec.rho, labels)
-    paired = spec.table / "paired" / f"{cohort.spec.name}_{shared.teacher.folder.name}.csv"
+    paired = stages.paired_file(cohort, shared.teacher)
     made_from = {"lock": cohort.spec.lock, "mae": shared.mae.id, "teacher": shared.teacher.folder.name}
-    trained = {"student": [spec.student.experiment, *spec.student.words], "lrs": tuned.lrs}
-    table.require(setting, {**made_from, **trained})
     tables = [_manifest(spec, cohort, number, labels) for number in range(tuned.cohorts)]
+    common = stages.student(spec, tables[0], cohort.folder, stages.LABELS_ALONE)
+    arms = {f"arm {name}": asdict(BY_NAME[name]) for name in tuned.arms}
+    table.require(setting, {**made_from, **arms, "student": to_tree(common, runtime=False), "lrs": tuned.lrs})
 
     def experiment(student: Student) -> Experiment:
         words = [*arm_words(BY_NAME[student.arm], shared, paired), f"optim.lr={student.lr}"]
@@ -195,7 +196,9 @@ def _manifest(spec: ControlsSpec, cohort: Simulated, number: int, labels: int) -
     """A training cohort with the validation and the test patients, as a table of its own."""
     source = cohort.manifest("mri")
     whole = manifests.read_table(source).sort_values("sample_id")
-    train = whole[whole["split"] == "train"].iloc[members(spec, number, labels)]
+    train = whole[whole["split"] == "train"]
+    patients = train["patient_id"].unique()[members(spec, number, labels)]
+    train = train[train["patient_id"].isin(patients)]
     target = spec.table / "manifests" / f"{cohort.spec.name}_{labels}_{number}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_table(target, pd.concat([train, whole[whole["split"] != "train"]]))

@@ -153,9 +153,14 @@ def samples(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Sampl
         return Samples(kept["sample_id"], kept["patient_id"], kept["label"], features)
 
 
+def paired_file(cohort: Simulated, trained: Run) -> Path:
+    """Where the teacher's scores of the students' own ultrasound lie: in its folder, which tells whom it has seen."""
+    return trained.folder / f"paired_{cohort.spec.name}.csv"
+
+
 def paired_scores(spec: ControlsSpec, cohort: Simulated, trained: Run) -> pd.DataFrame:
     """The teacher's scores of the students' own ultrasound: the mean of its folds' models, a row per examination."""
-    file = spec.table / "paired" / f"{cohort.spec.name}_{trained.folder.name}.csv"
+    file = paired_file(cohort, trained)
     if not file.is_file():
         folds = sorted(trained.folder.glob("fold_*"))
         tables = []
@@ -166,7 +171,6 @@ def paired_scores(spec: ControlsSpec, cohort: Simulated, trained: Run) -> pd.Dat
             words += ["data.streams.tvus.where.split=test", "data.fold=null"]
             tables.append(training.test(Run(fold), words).predictions("test"))
         mean = np.mean([table["score"] for table in tables], axis=0)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_table(file, tables[0].assign(score=mean, fold=None))
     return pd.read_csv(file, dtype={"sample_id": str, "patient_id": str, "site": str})
 

@@ -72,7 +72,7 @@ def fill(grey: Bytes, marks: Mask) -> Bytes:
 
 
 class _Filler:
-    """What filling the marks of one mask `(H, W)` needs, whatever the picture: only what lies about the marks is looked at."""
+    """What filling the marks of one mask `(H, W)` needs, whatever the picture; all else is left alone."""
 
     def __init__(self, marks: Mask) -> None:
         from scipy import ndimage

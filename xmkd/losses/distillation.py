@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor, *, norm: Norm = "l1", spa
     if norm == "kl":
         if space == "logit":
             raise ValueError("kl compares distributions: space must be 'prob'")
-        entropy = F.binary_cross_entropy(target, target)
+        entropy = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target)).mean()
         return F.binary_cross_entropy_with_logits(logits, target) - entropy
     found = logits.sigmoid() if space == "prob" else logits
     wanted = target if space == "prob" else target.logit(EPSILON)

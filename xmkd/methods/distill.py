@@ -66,7 +66,8 @@ class DistillSettings:
         kd_space: Whether it is one of probabilities or of logits.
         alpha: Base of the weight's decay, 0 to 1; "auto" gives both terms the same weight in the middle of training.
         epoch_offset: 0: the first epoch is pure distillation; 1 with alpha 0: none ever is.
-        feature_weight: Weight of feature distillation within L_KD: the partner's pooled features beside its score.
+        feature_weight: Weight of feature distillation within L_KD, with the pairing `same-class` alone: beside the
+            partner's score the pooled features of another examination of the class.
         loss: Supervised cross-entropy as it is, or weighted by inverse class frequency.
         label_smoothing: Of the supervised loss.
         pool: Features are the mean of the tokens, or the class token.
@@ -103,7 +104,7 @@ class DistillSettings:
     @property
     def needs_teacher(self) -> bool:
         """Whether some target or its calibration comes from the teacher."""
-        return not self.supervised_alone and (self.pairing not in ("hard", "self") or self.feature_weight > 0)
+        return not self.supervised_alone and self.pairing not in ("hard", "self")
 
 
 class Distill(Method):
@@ -254,7 +255,9 @@ def read_targets(settings: DistillSettings, table: Table) -> tuple[Targets, Feat
         ConfigError: A training sample has no score of its own.
     """
     label = table.label_index()
-    prevalence = float((label[table.table["side"].to_numpy() == "train"] == 1).mean())
+    train = table.table["side"].to_numpy() == "train"
+    patients = table.table["patient_id"][train]
+    prevalence = float(np.average(label[train] == 1, weights=1 / patients.groupby(patients).transform("size")))
     own, scores, labels = None, torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     partners, oof = None, None
     if settings.needs_teacher:
@@ -266,7 +269,7 @@ def read_targets(settings: DistillSettings, table: Table) -> tuple[Targets, Feat
         if settings.feature_weight:
             partners = _feature_pool(teacher)
     if settings.pairing in OWN:
-        own = _own_scores(Path(settings.own_scores), table, oof, prevalence)
+        own = _own_scores(Path(settings.own_scores), table, oof, prevalence)  # `self` looks at no teacher
     if settings.pairing == "hard":
         scores, labels = torch.tensor([0.0, 1.0]), torch.tensor([0, 1])
     built = Targets.build(settings.pairing, scores, labels, own=own, norm=settings.kd_norm, space=settings.kd_space)
@@ -280,6 +283,8 @@ def _teacher(path: Path, table: Table) -> runs.Run:
         what = "the teacher has no out-of-fold scores: it is no finished cross-validation"
         raise RunError(what, where=path, fixes=fixes)
     experiment, classes = run.experiment(), tuple(table.label.classes) if table.label else ()
+    if experiment.method_name != "teacher":
+        raise RunError(f"the teacher is a run of method {experiment.method_name}", where=path, fixes=fixes)
     told = {name: stream.label for name, stream in experiment.data.streams.items()}
     if table.config.label not in told.values() or tuple(run.summary()["classes"]) != classes:
         what = (
@@ -308,8 +313,8 @@ def _feature_pool(teacher: runs.Run) -> FeaturePool:
 def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: float) -> Tensor:
     """A probability for each row of the stream, by sample or else by patient; 0.5 for those that don't train.
 
-    Out-of-fold scores of a model of MRI are recalibrated as the teacher's are; those of the teacher itself, of paired
-    examinations, by its out-of-fold map.
+    Out-of-fold scores of a model of MRI are recalibrated as the teacher's are. Those of the teacher itself (`oof` is
+    given) are of other examinations: they are recalibrated by its out-of-fold map, and matched by patient alone.
     """
     if not path.is_file():
         fixes = ("name a predictions CSV: method.own_scores=FILE", "choose another method.pairing")
@@ -317,11 +322,11 @@ def _own_scores(path: Path, table: Table, oof: pd.DataFrame | None, prevalence: 
     given = runs.read_predictions(path)
     with _naming(path):
         given = recalibrated(given, prevalence) if oof is None else calibrated_by(oof, given, prevalence)
-    by_sample = given.set_index("sample_id")["score"]
-    by_patient = given.groupby("patient_id")["score"].mean()
     rows = table.table
-    found = rows["sample_id"].map(by_sample[~by_sample.index.duplicated()])
-    found = found.fillna(rows["patient_id"].map(by_patient))
+    found = rows["patient_id"].map(given.groupby("patient_id")["score"].mean())
+    if oof is None:
+        by_sample = given.set_index("sample_id")["score"]
+        found = rows["sample_id"].map(by_sample[~by_sample.index.duplicated()]).fillna(found)
     missing = rows.loc[(rows["side"] == "train") & found.isna(), "sample_id"]
     if len(missing):
         raise ConfigError(
@@ -364,6 +369,10 @@ def _option_problems(settings: DistillSettings) -> list[str]:
         problems.append(f"method.layer_decay: {settings.layer_decay} is not in (0, 1]")
     if settings.feature_weight < 0:
         problems.append(f"method.feature_weight: {settings.feature_weight} is less than 0")
+    if settings.feature_weight > 0 and settings.pairing != "same-class":
+        problems.append(
+            f"method.feature_weight: features are real examinations', which pairing {settings.pairing} rules out"
+        )
     return problems
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xmkd.config import Experiment, OptimConfig
 from xmkd.data.datamodule import UnpairedDataModule
-from xmkd.data.rng import uniform
+from xmkd.data.rng import id_hash, uniform
 from xmkd.data.streams import Study
 from xmkd.errors import ConfigError
 from xmkd.evaluation.quick import Predictions
@@ -29,6 +29,7 @@ from xmkd.nets.mae3d import PRESETS, Architecture, MaskedAutoencoder3d
 from xmkd.nets.vit3d import Size, patchify, unpatchify
 
 BASELINES = ("model", "mean_patch", "linear")
+_MASK = id_hash("mask")  # a sample's key also augments it: its mask is drawn from other numbers
 PROBE_EVERY = 10  # parts of the training after which features are probed and pictures drawn
 
 
@@ -122,7 +123,7 @@ class Mae(Method):
 
     def step(self, batch: Batch) -> StepResult:
         volume = batch["mri"]["image"]  # (B, C, D, H, W)
-        noise = uniform(batch["mri"]["key"], self.net.architecture.tokens)  # (B, N), of (seed, epoch, sample) alone
+        noise = uniform(batch["mri"]["key"] ^ _MASK, self.net.architecture.tokens)  # (B, N), of (seed, epoch, sample)
         return StepResult(self.net(volume, noise).loss, {})
 
     def scores(self, stream: Stream) -> Tensor:

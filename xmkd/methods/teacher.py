@@ -21,11 +21,13 @@ from torch import Tensor
 
 from xmkd.binding import nearest
 from xmkd.config import Experiment, OptimConfig
-from xmkd.data.rng import uniform
+from xmkd.data.rng import id_hash, uniform
 from xmkd.errors import ConfigError
 from xmkd.losses.classification import balanced_weights, classification_loss
 from xmkd.methods.base import Batch, Method, StepResult, Stream, Task
 from xmkd.nets.classifiers import CLIP_BACKBONES, ClipClassifier, ImageClassifier, take_frames
+
+_START = id_hash("start of a clip")  # a sample's key also augments it: where it starts is drawn from other numbers
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Teacher(Method):
         stream = batch["tvus"]
         image = stream["image"]  # (B, 1, H, W) or (B, 1, T, H, W)
         if self.is_clip:
-            start = uniform(stream["key"], 1)[:, 0]  # (B,), of (seed, epoch, sample) alone
+            start = uniform(stream["key"] ^ _START, 1)[:, 0]  # (B,), of (seed, epoch, sample) alone
             image = take_frames(image, self.settings.clip_frames, start)
         logits = self(image)  # (B,) or (B, K)
         gamma = self.settings.focal_gamma if self.settings.loss == "focal" else 0.0
