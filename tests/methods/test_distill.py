@@ -369,14 +369,15 @@ def test_a_teacher_is_a_run_of_the_method_teacher(chain: Chain, tmp_path: Path) 
         training.fit(chain.student(tmp_path / "runs", f"method.teacher={other.folder}"))
 
 
-def test_a_teacher_that_saw_an_evaluated_patient_stops_the_run(chain: Chain, tmp_path: Path) -> None:
-    """Patients with both examinations: the same data set, the same ids."""
+@pytest.mark.parametrize("told", ["name: tvus", "name: labelled\npatients: tvus"])
+def test_a_teacher_that_saw_an_evaluated_patient_stops_the_run(chain: Chain, tmp_path: Path, told: str) -> None:
+    """Patients with both examinations: the same ids, of one data set or of two that say so."""
     table = pd.read_csv(chain.labelled, dtype=str)
     seen = pd.read_csv(chain.base / "ultrasound" / "tvus.csv", dtype=str)["patient_id"]
     table["patient_id"] = [*seen, *(f"new{i}" for i in range(len(table) - len(seen)))]
     table.to_csv(tmp_path / "both.csv", index=False)
     card = chain.labelled.with_suffix(".yaml").read_text()
-    (tmp_path / "both.yaml").write_text(card.replace("name: labelled", "name: tvus"))
+    (tmp_path / "both.yaml").write_text(card.replace("name: labelled", told))
     stream = "data.streams.mri"
     words = [f"{stream}.manifest={tmp_path / 'both.csv'}", f"{stream}.root={chain.labelled.parent}"]
     with pytest.raises(LeakageError, match="patients to be evaluated were used to fit"):

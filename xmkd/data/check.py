@@ -109,8 +109,8 @@ def check(
 
 
 def check_together(manifests: Sequence[Manifest]) -> list[str]:
-    """Errors that only several manifests show: patients of one data set on different sides of the split."""
-    rows = [m.table.assign(patient_id=m.card.name + "/" + m.table["patient_id"]) for m in manifests]
+    """Errors that only several manifests show: patients on different sides of the split."""
+    rows = [m.table.assign(patient_id=m.card.ids + m.table["patient_id"]) for m in manifests]
     sides = pd.concat(rows, ignore_index=True).groupby("patient_id")["split"].nunique()
     return _summed("on two sides of the split, in different manifests", sorted(sides.index[sides > 1]), "patient")
 

@@ -74,6 +74,8 @@ class Card:
         mask_classes: Names of the values 0, 1, ... of the masks; with two names any value above 0 is the second.
         cautions: What a reader of the results must know.
         indexer: Name of the indexer in `xmkd.data.sources`, for sets with a layout of their own.
+        patients: Whose ids these are; default: the data set's name. Two sets that give one person one id (ultrasound
+            and MRI of a hospital, say) must name the same here, so that nobody stands on two sides unseen.
         patient_pattern: Regular expression searched in a file's path; its named groups `patient` (needed), `sequence`
             and `site` fill these columns. Default: the parent folder is the patient.
         mask_pattern: Where the mask of a file is, such as `masks/{stem}.png`.
@@ -94,9 +96,15 @@ class Card:
     mask_classes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     indexer: str | None = None
+    patients: str = ""
     patient_pattern: str | None = None
     mask_pattern: str | None = None
     lock: str = ""
+
+    @property
+    def ids(self) -> str:
+        """What stands before a patient id, so that two sets' patient 7 stay two."""
+        return f"{self.patients or self.name}/"
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ class Stream:
         return np.array(self.table[self.config.label].map(position).fillna(-1), dtype=np.int64)
 
     def patients(self, *sides: str) -> set[str]:
-        """Patients on these sides; ids carry the data set's name, so that two sets' patient 7 stay two."""
+        """Patients on these sides, each with whose id it is."""
         rows = self.table[self.table["side"].isin(sides)]
-        return {f"{self.manifest.card.name}/{p}" for p in rows["patient_id"]}
+        return {self.manifest.card.ids + p for p in rows["patient_id"]}
 
     def as_split(self) -> Split:
         """The patients of each side, in the form that `xmkd.data.check` takes."""
@@ -200,7 +200,7 @@ def _check_modality(name: str, config: StreamConfig, manifest: Manifest, table: 
 
 def _keys(manifest: Manifest, table: pd.DataFrame) -> pd.Series:
     """`<data set>/<patient>` of each row."""
-    return manifest.card.name + "/" + table["patient_id"]
+    return manifest.card.ids + table["patient_id"]
 
 
 def _sides(rows: dict[str, tuple[Manifest, pd.DataFrame]], data: DataConfig) -> pd.Series:
