@@ -9,8 +9,9 @@ the cohort (`replicates.py`). Verdicts:
     both                 a difference that is there and does not matter: "superior, within the margin"
     inconclusive         neither, which is no evidence of a tie
 
-Three families, each judged at alpha: the primary claims, the others, and sanity checks. Holm (1979) corrects within the
-first two. It would make a sanity check, which must find *no* gain, the easier to pass the more claims there are, so
+Three families: the primary claims, the others, and sanity checks. Holm (1979) corrects within the first two, on its own
+for differences and for equivalence: a family's chance of any wrong "superior" or "inferior" is at most alpha, and so is
+that of any wrong "equivalent". It would make a sanity check, which must find *no* gain, the easier to pass the more claims there are, so
 those stay uncorrected. A claim that has not been measured counts in its family nonetheless.
 """
 
