@@ -11,8 +11,8 @@ the cohort (`replicates.py`). Verdicts:
 
 Three families: the primary claims, the others, and sanity checks. Holm (1979) corrects within the first two, on its own
 for differences and for equivalence: a family's chance of any wrong "superior" or "inferior" is at most alpha, and so is
-that of any wrong "equivalent". It would make a sanity check, which must find *no* gain, the easier to pass the more claims there are, so
-those stay uncorrected. A claim that has not been measured counts in its family nonetheless.
+that of any wrong "equivalent". It would make a sanity check, which must find *no* gain, the easier to pass the more
+claims there are, so those stay uncorrected. A claim that has not been measured counts in its family nonetheless.
 """
 
 from __future__ import annotations
