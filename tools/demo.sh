@@ -20,14 +20,15 @@ beside() { # wait for what was started last, and show its end
     wait $! || { tail -n 20 $log >&2; echo "more of it: $log" >&2; exit 1; }
     grep -E "^(test/|run folder)" $log
 }
+student() { $xmkd fit experiments/distill_pod.yaml trainer.max_epochs=20 "$@"; }
 folder() { sed -n "s/^run folder: //p" | tail -n 1; }
 
 $xmkd simulate experiments/cohorts/pod_demo.yaml --out $cohort
 
 echo "beside the teacher the MRI student is pre-trained, and trained on labels alone ($log)"
 {
-    $xmkd fit experiments/mae_pod.yaml "$@"
-    $xmkd fit experiments/distill_pod.yaml method.alpha=0 method.epoch_offset=1 "$@"
+    $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@"
+    student method.alpha=0 method.epoch_offset=1 "$@"
 } > $log 2>&1 &
 $xmkd fit experiments/teacher_pod.yaml "$@"
 # Distillation needs scores of patients whom the scoring model was not fitted on.
@@ -36,8 +37,8 @@ beside
 supervised=$(folder < $log)
 
 echo "the student is distilled, and beside it from scores drawn from curves fitted to the teacher's ($log)"
-$xmkd fit experiments/distill_pod.yaml method.pairing=surrogate "$@" > $log 2>&1 &
-distilled=$($xmkd fit experiments/distill_pod.yaml "$@" | tee /dev/stderr | folder)
+student method.pairing=surrogate "$@" > $log 2>&1 &
+distilled=$(student "$@" | tee /dev/stderr | folder)
 beside
 surrogate=$(folder < $log)
 
