@@ -28,7 +28,7 @@ $xmkd simulate experiments/cohorts/pod_demo.yaml --out $cohort
 echo "beside the teacher the MRI student is pre-trained, and trained on labels alone ($log)"
 {
     $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@"
-    student method.alpha=0 method.epoch_offset=1 "$@"
+    student method.alpha=0 method.epoch_offset=1 method.teacher=none "$@"
 } > $log 2>&1 &
 $xmkd fit experiments/teacher_pod.yaml "$@"
 # Distillation needs scores of patients whom the scoring model was not fitted on.
