@@ -13,7 +13,7 @@ help: ## List the targets
 setup: ## Create .venv with everything in it (two minutes, once)
 	@tools/setup.sh
 
-demo: setup ## Simulate a cohort; teacher, pre-training, distillation, comparison; needs no data (about 20 minutes)
+demo: setup ## Simulate a cohort; teacher, pre-training, distillation, comparison; needs no data (half an hour)
 	@tools/demo.sh $(OVERRIDES)
 
 test: setup ## Run the tests
