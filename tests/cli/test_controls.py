@@ -51,12 +51,13 @@ def test_a_table_from_nothing_is_complete_and_is_gone_on_with(cli: Cli, tmp_path
     table = load(folder).table
     cells = table.groupby(["tier", "labels"])["arm"].value_counts().to_dict()
     heads = {("head", labels, arm.name): 2 for labels in (4, 8) for arm in ARMS}
+    heads |= {("signs", labels, arm.name): 2 for labels in (4, 8) for arm in ARMS if arm.encoder == "mae"}
     assert cells == heads | {("finetuned", 8, arm): 2 for arm in TUNED}
     check_scores(folder)
     check_features(folder)
     said = (folder / "table.md").read_text()
-    assert said.count("| minus surrogate |") == 1, "no surrogate is fine-tuned in this table"
-    assert said.count("| minus ptm |") == 2
+    assert said.count("| minus surrogate |") == 2, "no surrogate is fine-tuned in this table"
+    assert said.count("| minus ptm |") == 3
 
     results, models = (folder / "results.csv").read_bytes(), trained(tmp_path / "runs")
     assert len({Path(name).parts[:2] for name in models}) == 1 + 1 + 2 * len(TUNED), "teacher, auto-encoder, students"

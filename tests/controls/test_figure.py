@@ -17,12 +17,13 @@ NAMES = [arm.name for arm in ARMS]
 
 
 def study() -> pd.DataFrame:
-    """All arms as heads at two values of rho and two budgets, three arms fine-tuned."""
+    """All arms as heads at two values of rho and two budgets, three arms fine-tuned, two that see the signs."""
     heads = [
         rows({name: spread(0.7 + rho / 10 + labels / 1000, 0.02, 5) for name in NAMES}, rho=rho, labels=labels)
         for rho in (0.0, 0.6)
         for labels in (80, 20)
     ]
+    heads.append(rows({name: spread(0.9, 0.01, 5) for name in ("full", "surrogate")}, tier="signs"))
     return pd.concat([rows({name: spread(0.8, 0.01, 3) for name in NAMES[:3]}, tier="finetuned"), *heads])
 
 
@@ -61,14 +62,10 @@ def test_the_figure_has_a_panel_for_each_setting_and_all_arms_in_its_legend(
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["auroc.png"]
 
     axes = plt.gcf().axes
-    assert [axis.get_title().split(" (")[0] for axis in axes] == ["head, rho 0.6", "head, rho 0", "finetuned, rho 0.6"]
-    assert [[note.get_text() for note in axis.texts] for axis in axes] == [
-        ["oracle", "ceiling"],
-        [],
-        ["oracle", "ceiling"],
-    ]
-    legend = axes[-1].get_legend()
-    assert legend is not None
+    titles = ["head, rho 0.6", "signs, rho 0.6", "finetuned, rho 0.6", "head, rho 0"]
+    assert [axis.get_title().split(" (")[0] for axis in axes] == titles
+    assert [[note.get_text() for note in axis.texts] for axis in axes] == [*[["oracle", "ceiling"]] * 3, []]
+    (legend,) = plt.gcf().legends
     assert [entry.get_text() for entry in legend.get_texts()] == NAMES
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["20", "80"]
     low, high = axes[0].get_xlim()
@@ -81,7 +78,8 @@ def test_the_text_has_a_row_for_each_arm_and_says_what_was_measured() -> None:
     lines = text(study()).splitlines()
     assert [line.split()[0] for line in lines[2:-1]] == NAMES
     places = [
-        lines[0].index(name) for name in ("head 0.6 n20", "head 0.6 n80", "head 0 n20", "head 0 n80", "fine 0.6 n80")
+        lines[0].index(name)
+        for name in ("head 0.6 n20", "head 0.6 n80", "head 0 n20", "head 0 n80", "sign 0.6 n80", "fine 0.6 n80")
     ]
     assert places == sorted(places)
     half = stats.t.ppf(0.975, 4) * 0.02 / 5**0.5

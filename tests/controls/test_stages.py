@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 from xmkd.controls import spec as specs
 from xmkd.controls import stages
 from xmkd.controls.spec import ControlsSpec
-from xmkd.controls.stages import Samples, paired_probabilities
+from xmkd.controls.stages import Samples, Simulated, paired_probabilities
 from xmkd.errors import ConfigError, LeakageError
 from xmkd.evaluation.teacher_scores import calibrated_by
 from xmkd.runs import Run
@@ -21,7 +21,7 @@ from xmkd.simulate import spec as cohorts
 from xmkd.simulate.plan import patients
 
 COHORTS = REPOSITORY / "experiments" / "cohorts"
-OURS = ["pod_controls", "pod_controls_null", "pod_controls_tiny"]
+OURS = ["pod_controls", "pod_controls_null", "pod_controls_full", "pod_controls_full_null", "pod_controls_tiny"]
 
 
 @pytest.fixture
@@ -135,9 +135,24 @@ def test_no_stage_of_the_shipped_cohorts_sees_a_test_patient(name: str) -> None:
     assert pairs == trained, "each training patient has her own ultrasound"
 
 
-def test_the_cohorts_of_a_table_have_one_test_set_and_one_unlabelled_corpus() -> None:
-    found = [cohorts.load(COHORTS / f"{name}.yaml") for name in OURS[:2]]
+@pytest.mark.parametrize("names", [OURS[:2], OURS[2:4]])
+def test_the_cohorts_of_a_table_have_one_test_set_and_one_unlabelled_corpus(names: list[str]) -> None:
+    found = [cohorts.load(COHORTS / f"{name}.yaml") for name in names]
     assert [spec.rho for spec in found] == [0.6, 0.0]
     first, second = ([(p.id, p.ill) for p in patients(spec, "mri")] for spec in found)
     assert first == second
     assert sum("-test-" in who for who, _ in first) == 2000
+
+
+def test_the_true_signs_of_an_mri_stand_beside_its_features(tmp_path: Path) -> None:
+    cohort = Simulated(cohorts.load(COHORTS / "pod_controls_tiny.yaml"), tmp_path)
+    truth = pd.DataFrame(
+        {"patient_id": ["01", "02", "02"], "part": ["mri", "oracle_pair", "mri"]}
+        | {"evidence_fluid_mm": [2.0, 9.0, 3.0], "evidence_kink_deg": [5.0, 9.0, 7.0], "age": [30, 40, 40]}
+    )
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    features = {"mae": np.array([[0.5], [0.25]], dtype=np.float32), "random": np.zeros((2, 1), dtype=np.float32)}
+    who = np.array(["02", "01"])
+    found = stages.with_signs(cohort, Samples(who, who, np.array([1, 0]), features))
+    assert list(found.features) == ["mae"], "a random encoder is no part of this tier"
+    assert found.features["mae"].tolist() == [[0.5, 3.0, 7.0], [0.25, 2.0, 5.0]], "of the MRI, row by row"

@@ -190,7 +190,7 @@ def test_all_problems_of_a_file_are_listed(tmp_path: Path) -> None:
         "did you mean 'superior'?",
         "claims[1].why: expected str",
         "claims[2].margin: unknown key",
-        "claims[3].tier: 'heads' is none of head, finetuned",
+        "claims[3].tier: 'heads' is none of head, signs, finetuned",
     ):
         assert words in said
     assert str(file) in said

@@ -25,6 +25,7 @@ STYLE: dict[str, tuple[str, str, float]] = {
     "self_distillation": ("#009E73", "--", 1.2),
     "oracle_pair": ("#009E73", "-", 2.2),
 }
+TIERS = ("head", "signs", "finetuned")
 BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
 
 
@@ -44,12 +45,13 @@ def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 def panels(table: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
     """Tier, rho and their rows; the heads come first, and the cohorts with most in common."""
-    for tier, rho in sorted(set(zip(table["tier"], table["rho"], strict=True)), reverse=True):
+    there = set(zip(table["tier"], table["rho"], strict=True))
+    for tier, rho in sorted(there, key=lambda panel: (TIERS.index(panel[0]), -panel[1])):
         yield tier, rho, table[(table["tier"] == tier) & (table["rho"] == rho)]
 
 
 def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path: Path) -> None:
-    """Draw a panel for each tier and rho.
+    """Draw a panel for each tier and rho: a column per tier, a row per rho.
 
     Args:
         table: Columns of results.csv.
@@ -60,12 +62,15 @@ def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.container import ErrorbarContainer
+    from matplotlib.lines import Line2D
 
     found = list(panels(means(table)))
-    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found) + 1.6, 4.4), sharey=True, squeeze=False)
-    legend: dict[str, ErrorbarContainer] = {}
-    for axis, (tier, rho, rows) in zip(axes[0], found, strict=True):
+    tiers, rhos = (list(dict.fromkeys(panel[axis] for panel in found)) for axis in (0, 1))
+    size = (5.2 * len(tiers) + 1.6, 4.0 * len(rhos) + 0.4)
+    figure, axes = plt.subplots(len(rhos), len(tiers), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    legend: dict[str, Line2D] = {}
+    for tier, rho, rows in found:
+        axis = axes[rhos.index(rho)][tiers.index(tier)]
         single = rows["labels"].nunique() == 1
         arms = [arm for arm in STYLE if arm in set(rows["arm"])]
         for place, arm in enumerate(arms):
@@ -77,7 +82,7 @@ def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path:
                 one["labels"] * shift, one["mean"], errors, color=colour, ls="" if single else line, lw=width,
                 marker="o", ms=4, capsize=2,
             )  # fmt: skip
-            legend.setdefault(arm, drawn)
+            legend.setdefault(arm, drawn.lines[0])
         for name, value in limits.get(rho, {}).items():
             axis.axhline(value, color="grey", ls=":", lw=1)
             axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
@@ -88,10 +93,13 @@ def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path:
         axis.minorticks_off()
         axis.set_xlabel("labelled MRI")
         axis.set_title(f"{tier}, rho {rho:g} ({int(rows['cohorts'].max())} training cohorts)")
-    axes[0][0].set_ylabel("AUROC on the test patients")
+    for line in axes:
+        line[0].set_ylabel("AUROC on the test patients")
+    for axis in axes.flat:
+        if not axis.has_data():
+            axis.remove()
     arms = [arm for arm in STYLE if arm in legend]  # of all panels: not every arm is in each
-    axes[0][-1].legend([legend[arm] for arm in arms], arms, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
+    figure.legend(handles=[legend[arm] for arm in arms], labels=arms, fontsize=9, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_step(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
@@ -109,5 +117,5 @@ def text(table: pd.DataFrame) -> str:
         [a for a in STYLE if a in set(cells["arm"])]
     )
     order = list(dict.fromkeys(cells["column"]))
-    legend = "columns: tier (fine: finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"
+    legend = "columns: tier (sign: signs, fine: finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"
     return f"{wide[order].fillna('').to_string()}\n{legend}"

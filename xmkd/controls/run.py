@@ -2,6 +2,7 @@
 
     shared        cohorts, cross-validated teacher, masked auto-encoder: made once, for all arms
     head          every arm as a linear head on frozen features, many training cohorts
+    signs         the same, with the true signs of the MRI beside the features: an encoder that sees them
     finetuned     a few arms with the whole network trained, few training cohorts
 
 A training cohort of n labels is n successive patients of the pool, and its smaller budgets are its first ones. Every
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from xmkd import training
 from xmkd.config import Experiment, to_tree
@@ -79,7 +81,9 @@ def run(spec: ControlsSpec) -> Path:
             _tell_teacher(shared.teacher)
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
-        _heads(spec, table, cohort, shared, pool, test, stages.paired_scores(spec, cohort, shared.teacher))
+        targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool)
+        _heads(spec, table, "head", cohort, targets, pool, test)
+        _heads(spec, table, "signs", cohort, targets, *(stages.with_signs(cohort, side) for side in (pool, test)))
         for labels in spec.finetuned.labels if number == 0 else []:
             _finetuned(spec, table, cohort, shared, test, labels)
         table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
@@ -95,32 +99,54 @@ def members(spec: ControlsSpec, cohort: int, labels: int) -> slice:
     return slice(first, first + labels)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What heads may regress to: probabilities of the teacher's own examinations, and of the students' ultrasound.
+
+    Attributes:
+        score: Recalibrated out-of-fold probabilities, `(N,)`.
+        label: Their classes, `(N,)`.
+        paired: For each labelled MRI, from the ultrasound of the same patient, `(P,)`.
+    """
+
+    score: Tensor
+    label: Tensor
+    paired: Tensor
+
+
+def _targets(shared: Shared, paired: pd.DataFrame, found: Samples) -> Targets:
+    teacher = recalibrated(shared.teacher.predictions("oof"), float(found.label.mean()))
+    return Targets(
+        torch.tensor(teacher["score"].to_numpy(), dtype=torch.float32),
+        torch.tensor(teacher["label"].to_numpy(), dtype=torch.int64),
+        torch.from_numpy(stages.paired_probabilities(shared.teacher, paired, found)),
+    )
+
+
 def _heads(
     spec: ControlsSpec,
     table: ControlTable,
+    tier: str,
     cohort: Simulated,
-    shared: Shared,
+    targets: Targets,
     found: Samples,
     test: Samples,
-    paired: pd.DataFrame,
 ) -> None:
-    """The tier `head` of one rho."""
-    prevalence = float(found.label.mean())
-    teacher = recalibrated(shared.teacher.predictions("oof"), prevalence)
-    own = stages.paired_probabilities(shared.teacher, paired, found)
+    """A tier of heads of one rho, for the arms whose encoder's features are there."""
     pool = heads.Pool(
         {name: torch.from_numpy(values) for name, values in found.features.items()},
         torch.from_numpy(found.label),
         torch.tensor([id_hash(str(i)) for i in found.sample_id], dtype=torch.int64),
-        torch.tensor(teacher["score"].to_numpy(), dtype=torch.float32),
-        torch.tensor(teacher["label"].to_numpy(), dtype=torch.int64),
-        torch.from_numpy(own),
+        targets.score,
+        targets.label,
+        targets.paired,
     )
     tested = TestSet({name: torch.from_numpy(values) for name, values in test.features.items()}, test.label)
+    arms = [arm for arm in ARMS if arm.encoder in found.features]
     for labels in spec.labels:
-        setting = Setting("head", cohort.spec.rho, labels)
+        setting = Setting(tier, cohort.spec.rho, labels)
         rows = [torch.arange(len(found.label))[members(spec, k, labels)] for k in range(spec.head_cohorts)]
-        for done in run_heads(table, setting, cohort.spec.lock, pool, rows, tested, ARMS, spec.head):
+        for done in run_heads(table, setting, cohort.spec.lock, pool, rows, tested, arms, spec.head):
             if (done + 1) % 10 == 0 or done + 1 == len(rows):
                 print(f"{setting}: {done + 1} of {len(rows)} training cohorts", flush=True)
 

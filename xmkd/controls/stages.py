@@ -26,11 +26,12 @@ from xmkd.methods.base import Task
 from xmkd.methods.distill import Distill
 from xmkd.runs import Run, run_id
 from xmkd.simulate import cohort as simulation
+from xmkd.simulate.cards import TRUTH
 from xmkd.simulate.examination import examine
 from xmkd.simulate.plan import patients
 from xmkd.simulate.spec import CohortSpec
 
-PAIRS = "oracle_pair"
+PAIRS, SIGN = "oracle_pair", "evidence_"
 LABELS_ALONE = ["method.alpha=0", "method.epoch_offset=1"]
 
 
@@ -151,6 +152,18 @@ def samples(spec: ControlsSpec, cohort: Simulated, mae: Run, side: str) -> Sampl
     with np.load(file) as kept:
         features = {name.removeprefix("features_"): kept[name] for name in kept if name.startswith("features_")}
         return Samples(kept["sample_id"], kept["patient_id"], kept["label"], features)
+
+
+def with_signs(cohort: Simulated, found: Samples) -> Samples:
+    """Features of an encoder that sees the disease: those of the auto-encoder, and the true signs of each MRI.
+
+    Simulation alone knows them, and a head is free to use them. Whatever the encoder of a table is worth, this tells
+    what the targets can carry to a student that could use it. What an MRI can't show is the same for all patients.
+    """
+    truth = pd.read_csv(cohort.folder / f"{TRUTH}{cohort.spec.variant}.csv", dtype={"patient_id": str})
+    mri = truth[truth["part"] == "mri"].set_index("patient_id").filter(like=SIGN)
+    signs = mri.loc[list(found.patient_id)].to_numpy(dtype=np.float32)
+    return replace(found, features={"mae": np.concatenate([found.features["mae"], signs], axis=1)})
 
 
 def paired_file(cohort: Simulated, trained: Run) -> Path:

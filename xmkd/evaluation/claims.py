@@ -33,7 +33,7 @@ from xmkd.evaluation.replicates import CohortDifference, paired_over_cohorts
 from xmkd.evaluation.statistics import Interval, paired_clustered_delong
 
 Test = Literal["superior", "equivalent", "not_superior", "question"]
-Tier = Literal["head", "finetuned"]
+Tier = Literal["head", "signs", "finetuned"]
 Family = Literal["primary", "secondary", "sanity"]
 Verdict = Literal[
     "superior",
@@ -59,7 +59,8 @@ class Claim:
         against: The arm it is compared with.
         test: What is predicted of `arm`: superior; equivalent; not_superior, a sanity check; question: nothing, the
             verdict is the answer.
-        tier: head: trained on frozen features; finetuned: all of the network.
+        tier: head: trained on frozen features; signs: likewise, with the true signs beside them; finetuned: all of
+            the network.
         rho: Of the simulated cohorts.
         labels: Number of labelled MRI in a training cohort.
         cohorts: Number of training cohorts that it is judged on.
