@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from xmkd.controls.arms import ARMS, Arm
 from xmkd.controls.run import BY_NAME, Shared, Student, arm_words, members, trained_students
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
-from xmkd.errors import ConfigError
+from xmkd.controls.table import ControlTable
+from xmkd.errors import ConfigError, RunError
 from xmkd.methods.distill import Distill, DistillSettings
 from xmkd.runs import Run
 from xmkd.simulate import spec as cohorts
@@ -178,3 +180,43 @@ def test_a_pool_of_too_few_or_repeated_patients_is_refused(
         module._check_pool(spec, pool, cohort)
     enough = np.array([f"p{i}" for i in range(n)])
     module._check_pool(spec, Samples(enough, enough, np.zeros(n, dtype=np.int64), {}), cohort)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda s: replace(s, student=replace(s.student, words=[*s.student.words, "optim.weight_decay=0.5"])),
+            "student",
+        ),
+        (lambda s: replace(s, finetuned=replace(s.finetuned, lrs=[0.5])), "lrs"),
+    ],
+    ids=["student", "trials"],
+)
+def test_rows_of_fine_tuned_students_do_not_go_on_with_other_settings(
+    spec: ControlsSpec,
+    cohort: Simulated,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[ControlsSpec], ControlsSpec],
+    named: str,
+) -> None:
+    who, label = np.array(["a", "b", "c"]), np.array([0, 1, 1])
+
+    class Trained:
+        """A student that nobody trained."""
+
+        def predictions(self, side: str) -> pd.DataFrame:
+            return pd.DataFrame({"sample_id": who, "label": label, "score": [0.1, 0.6, 0.9]})
+
+        def experiment(self) -> Experiment:
+            return config.load(REPOSITORY / "experiments" / "distill_pod.yaml")
+
+    monkeypatch.setattr(module, "trained_students", lambda wanted, workers: [(s, Trained()) for s in wanted])
+    monkeypatch.chdir(REPOSITORY)
+    table, tested = ControlTable(tmp_path / "table"), Samples(who, who, label, {})
+    module._finetuned(spec, table, cohort, SHARED, tested, 8)
+    module._finetuned(spec, table, cohort, SHARED, tested, 8)
+    assert len(table.rows()) == spec.finetuned.cohorts * len(spec.finetuned.arms)
+    with pytest.raises(RunError, match=f"made from something else: {named} changed"):
+        module._finetuned(change(spec), table, cohort, SHARED, tested, 8)

@@ -23,6 +23,7 @@ from xmkd.data.rng import sample_keys
 from xmkd.data.streams import Study
 from xmkd.errors import ConfigError, LeakageError, RunError
 from xmkd.evaluation.teacher_scores import recalibrated
+from xmkd.methods import distill
 from xmkd.methods.base import Task
 from xmkd.methods.distill import Distill, DistillSettings, encoder_weights
 from xmkd.nets.vit3d import VolumeClassifier
@@ -185,6 +186,23 @@ def test_targets_are_out_of_fold_scores_at_the_students_prevalence(
     assert found[0].targets is not None
     table = recalibrated(pd.read_csv(chain.teacher / "predictions_oof.csv"), 0.5)
     assert sorted(found[0].targets.pools.tolist()) == pytest.approx(sorted(table["score"]), abs=1e-6)
+
+
+def test_the_students_prevalence_counts_patients_and_no_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    oof = pd.DataFrame({"score": [0.2, 0.8], "label": [0, 1]})
+    teacher = SimpleNamespace(folder=Path("teacher"), predictions=lambda _: oof)
+    monkeypatch.setattr(distill, "_teacher", lambda *_: teacher)
+
+    def noted(table: pd.DataFrame, prevalence: float) -> pd.DataFrame:
+        seen.append(prevalence)
+        return table
+
+    monkeypatch.setattr(distill, "recalibrated", noted)
+    rows = pd.DataFrame({"patient_id": ["a", "a", "a", "b", "c", "d"], "side": ["train"] * 5 + ["val"]})
+    table: Any = SimpleNamespace(table=rows, label_index=lambda: np.array([1, 1, 1, 0, 0, 1]))
+    distill.read_targets(DistillSettings(teacher="teacher"), table)
+    assert seen == [pytest.approx(1 / 3)], "one of three training patients, whatever the number of her volumes"
 
 
 def test_nothing_of_the_teacher_is_learnt_or_kept(
