@@ -11,7 +11,8 @@ from scipy import stats
 
 from tests.evaluation.controls import rows, spread
 from xmkd.controls.arms import ARMS
-from xmkd.controls.figure import STYLE, draw, means, text
+from xmkd.controls.figure import STYLE, draw, draw_gains, text
+from xmkd.controls.summary import gains, means
 
 NAMES = [arm.name for arm in ARMS]
 
@@ -86,3 +87,25 @@ def test_the_text_has_a_row_for_each_arm_and_says_what_was_measured() -> None:
     assert lines[2].split()[1] == f"0.780±{half:.3f}"
     assert lines[2].count("±") == 5
     assert lines[-2].count("±") == 4, "not fine-tuned"
+
+
+def test_gains_are_paired_by_cohort_and_drawn_without_the_arm_they_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot as plt
+
+    table = pd.concat(
+        [rows({"ptm": [0.6, 0.7, 0.8], "surrogate": [0.5, 0.62, 0.69]}), rows({"ptm": [0.6, 0.7]}, tier="finetuned")]
+    )
+    (row,) = gains(table, "surrogate").itertuples()
+    assert (row.tier, row.arm, row.cohorts) == ("head", "ptm", 3)
+    test = stats.ttest_rel([0.6, 0.7, 0.8], [0.5, 0.62, 0.69])
+    interval = test.confidence_interval(0.95)
+    assert [row.mean, row.low, row.high] == pytest.approx([29 / 300, interval.low, interval.high])
+
+    monkeypatch.setattr(plt, "close", lambda *_: None)
+    draw_gains(table, tmp_path / "gains.png")
+    assert [axis.get_title().split(" (")[0] for axis in plt.gcf().axes] == ["head, rho 0.6"]
+    assert plt.gcf().axes[0].get_ylabel() == "AUROC minus that of surrogate"
+    draw_gains(rows({"ptm": [0.6, 0.7]}), tmp_path / "none.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["gains.png"]

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from tests.evaluation.controls import rows, spread
-from xmkd.controls.markdown import difference, write
+from xmkd.controls.markdown import write
+from xmkd.controls.summary import difference
 
 LEVEL = [0.70, 0.74, 0.66, 0.81, 0.72]
 

@@ -156,3 +156,20 @@ def test_the_true_signs_of_an_mri_stand_beside_its_features(tmp_path: Path) -> N
     found = stages.with_signs(cohort, Samples(who, who, np.array([1, 0]), features))
     assert list(found.features) == ["mae"], "a random encoder is no part of this tier"
     assert found.features["mae"].tolist() == [[0.5, 3.0, 7.0], [0.25, 2.0, 5.0]], "of the MRI, row by row"
+
+
+def test_agreement_is_a_rank_correlation_within_each_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], 100)
+    sign = 2 * label + rng.normal(size=200)
+    who = np.array([f"{i:03}" for i in range(200)])
+    truth = pd.DataFrame({"patient_id": who, "part": "mri", "evidence_kink_deg": sign, "evidence_coupling": 0.15})
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    cohort = Simulated(cohorts.load(COHORTS / "pod_controls_tiny.yaml"), tmp_path)
+    found = Samples(who, who, label, {})
+    follows = np.where(label == 1, sign**3, -sign).astype(np.float32)
+    assert stages.agreement(cohort, found, follows) == pytest.approx({"negatives": -1.0, "positives": 1.0})
+    of_label = (label + rng.normal(size=200) / 10).astype(np.float32)
+    assert all(abs(r) < 0.3 for r in stages.agreement(cohort, found, of_label).values()), (
+        "the label alone is no agreement"
+    )

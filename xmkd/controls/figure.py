@@ -1,13 +1,13 @@
-"""The main figure of the controls, AUROC against the number of labelled MRI with a line per arm; and it as text."""
+"""Figures of the controls, with a line per arm against the number of labelled MRI; and the table as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
+from xmkd.controls.summary import gains, means, panels
 from xmkd.files import in_one_step
 
 # Colour-blind safe (Okabe and Ito 2008); what is compared in the verdict is drawn thick.
@@ -25,51 +25,47 @@ STYLE: dict[str, tuple[str, str, float]] = {
     "self_distillation": ("#009E73", "--", 1.2),
     "oracle_pair": ("#009E73", "-", 2.2),
 }
-TIERS = ("head", "signs", "finetuned")
 BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
 
 
-def means(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Mean AUROC over training cohorts with a t interval, a row for each tier, rho, labels and arm.
-
-    Args:
-        table: Columns of results.csv.
-        level: Of the interval.
-    """
-    groups = table.groupby(["tier", "rho", "labels", "arm"])["auroc"]
-    found = groups.agg(["mean", "std", "size"]).rename(columns={"size": "cohorts"}).reset_index()
-    quantile = stats.t.ppf(0.5 + level / 2, (found["cohorts"] - 1).clip(lower=1))
-    half = quantile * found["std"] / found["cohorts"] ** 0.5
-    return found.assign(low=found["mean"] - half, high=found["mean"] + half)
-
-
-def panels(table: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
-    """Tier, rho and their rows; the heads come first, and the cohorts with most in common."""
-    there = set(zip(table["tier"], table["rho"], strict=True))
-    for tier, rho in sorted(there, key=lambda panel: (TIERS.index(panel[0]), -panel[1])):
-        yield tier, rho, table[(table["tier"] == tier) & (table["rho"] == rho)]
-
-
 def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path: Path) -> None:
-    """Draw a panel for each tier and rho: a column per tier, a row per rho.
+    """Draw the AUROC of every arm in a panel for each tier and rho: a column per tier, a row per rho.
 
     Args:
         table: Columns of results.csv.
         limits: By rho the AUROC of the oracle and of the ceiling, by name; may be empty.
         path: The PNG.
     """
+    _draw(means(table), limits, "AUROC on the test patients", path)
+
+
+def draw_gains(table: pd.DataFrame, path: Path, other: str = "surrogate") -> None:
+    """Draw what every arm gains over another one, in the same panels; nothing where no setting has that arm.
+
+    Args:
+        table: Columns of results.csv.
+        path: The PNG.
+        other: The arm that the others are compared with.
+    """
+    found = gains(table, other)
+    if len(found):
+        _draw(found, {rho: {"": 0.0} for rho in found["rho"]}, f"AUROC minus that of {other}", path)
+
+
+def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quantity: str, path: Path) -> None:
+    """Panels of means with intervals, columns as `means` has them, and lines at the limits of each rho."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
-    found = list(panels(means(table)))
-    tiers, rhos = (list(dict.fromkeys(panel[axis] for panel in found)) for axis in (0, 1))
+    parts = list(panels(found))
+    tiers, rhos = (list(dict.fromkeys(panel[axis] for panel in parts)) for axis in (0, 1))
     size = (5.2 * len(tiers) + 1.6, 4.0 * len(rhos) + 0.4)
     figure, axes = plt.subplots(len(rhos), len(tiers), figsize=size, sharey=True, squeeze=False, layout="constrained")
     legend: dict[str, Line2D] = {}
-    for tier, rho, rows in found:
+    for tier, rho, rows in parts:
         axis = axes[rhos.index(rho)][tiers.index(tier)]
         single = rows["labels"].nunique() == 1
         arms = [arm for arm in STYLE if arm in set(rows["arm"])]
@@ -94,7 +90,7 @@ def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path:
         axis.set_xlabel("labelled MRI")
         axis.set_title(f"{tier}, rho {rho:g} ({int(rows['cohorts'].max())} training cohorts)")
     for line in axes:
-        line[0].set_ylabel("AUROC on the test patients")
+        line[0].set_ylabel(quantity)
     for axis in axes.flat:
         if not axis.has_data():
             axis.remove()

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from xmkd.controls.arms import ARMS
-from xmkd.controls.figure import means, panels
-from xmkd.evaluation.replicates import CohortDifference, paired_over_cohorts
+from xmkd.controls.summary import LEVEL, difference, means, panels
+from xmkd.evaluation.replicates import CohortDifference
 from xmkd.files import in_one_step
 
 BASELINES = ("surrogate", "ptm")
-LEVEL = 0.95
 
 
 def write(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], tested: int, path: Path) -> None:
@@ -33,18 +32,6 @@ def write(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], test
     sections = [_section(tier, rho, rows, limits.get(rho, {}), tested) for tier, rho, rows in panels(table)]
     with in_one_step(path) as unfinished:
         unfinished.write_text("\n\n".join([*sections, _legend()]) + "\n")
-
-
-def difference(rows: pd.DataFrame, arm: str, other: str) -> CohortDifference:
-    """One arm minus another over the training cohorts that both have.
-
-    Args:
-        rows: Columns of results.csv, of one tier, rho and number of labels.
-        arm: The arm.
-        other: What it is compared with.
-    """
-    by_cohort = rows.pivot(index="cohort", columns="arm", values="auroc").reindex(columns=[arm, other]).dropna()
-    return paired_over_cohorts(by_cohort[arm] - by_cohort[other], margin=0.0, level=LEVEL)  # no margin: an interval
 
 
 def _section(tier: str, rho: float, rows: pd.DataFrame, limits: Mapping[str, float], tested: int) -> str:

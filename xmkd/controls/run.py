@@ -24,7 +24,7 @@ from xmkd import training
 from xmkd.config import Experiment, to_tree
 from xmkd.controls import heads, stages
 from xmkd.controls.arms import ARMS, Arm
-from xmkd.controls.figure import draw, text
+from xmkd.controls.figure import draw, draw_gains, text
 from xmkd.controls.markdown import write
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
@@ -82,12 +82,17 @@ def run(spec: ControlsSpec) -> Path:
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
         targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool)
+        said = ", ".join(f"{n} {r:.2f}" for n, r in stages.agreement(cohort, pool, targets.paired.numpy()).items())
+        print(
+            f"rho {cohort.spec.rho:g}: rank correlation of the paired scores with the signs on MRI: {said}", flush=True
+        )
         _heads(spec, table, "head", cohort, targets, pool, test)
         _heads(spec, table, "signs", cohort, targets, *(stages.with_signs(cohort, side) for side in (pool, test)))
         for labels in spec.finetuned.labels if number == 0 else []:
             _finetuned(spec, table, cohort, shared, test, labels)
         table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
         draw(table.rows(), limits, spec.table / "auroc.png")
+        draw_gains(table.rows(), spec.table / "gains.png")
         write(table.rows(), limits, len(test.label), spec.table / "table.md")
     print(text(table.rows()))
     return spec.table
@@ -247,6 +252,12 @@ def _check_pool(spec: ControlsSpec, pool: Samples, cohort: Simulated) -> None:
             where=cohort.manifest("mri"),
             fixes=("raise mri.patients.train of the specification", "lower head_cohorts or labels"),
         )
+
+
+def _tell_agreement(cohort: Simulated, pool: Samples, targets: Targets) -> None:
+    found = stages.agreement(cohort, pool, targets.paired.numpy())
+    said = ", ".join(f"{name} {correlation:.2f}" for name, correlation in found.items())
+    print(f"rho {cohort.spec.rho:g}: rank correlation of paired scores with the signs on MRI: {said}", flush=True)
 
 
 def _tell_teacher(teacher: Run) -> None:

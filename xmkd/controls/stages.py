@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy import stats
 
 from xmkd import config, training
 from xmkd.config import Experiment
@@ -20,6 +21,7 @@ from xmkd.data import manifest as manifests
 from xmkd.data.datamodule import UnpairedDataModule
 from xmkd.data.streams import plan
 from xmkd.errors import ConfigError
+from xmkd.evaluation.logistic import logistic_fits
 from xmkd.evaluation.teacher_scores import calibrated_by
 from xmkd.files import in_one_step, write_table
 from xmkd.methods.base import Task
@@ -158,12 +160,38 @@ def with_signs(cohort: Simulated, found: Samples) -> Samples:
     """Features of an encoder that sees the disease: those of the auto-encoder, and the true signs of each MRI.
 
     Simulation alone knows them, and a head is free to use them. Whatever the encoder of a table is worth, this tells
-    what the targets can carry to a student that could use it. What an MRI can't show is the same for all patients.
+    what the targets can carry to a student that could use it.
     """
+    signs = _signs(cohort, found)
+    return replace(found, features={"mae": np.concatenate([found.features["mae"], signs], axis=1)})
+
+
+def agreement(cohort: Simulated, found: Samples, paired: npt.NDArray[np.float32]) -> dict[str, float]:
+    """How far the paired scores follow what the same patients' MRI show, by class: Spearman's correlation.
+
+    The signs of an MRI are put together by a logistic regression of the label. Within a class the correlation is all
+    that an MRI can learn from a score besides its label.
+
+    Args:
+        cohort: Where the truth lies.
+        found: Labelled MRI.
+        paired: The teacher's probability for each of them, `(n,)`.
+    """
+    signs = _signs(cohort, found).astype(np.float64)
+    signs = (signs - signs.mean(axis=0)) / np.maximum(signs.std(axis=0), 1e-6)
+    design = np.column_stack([signs, np.ones(len(signs))])
+    shown = design @ logistic_fits(design, found.label.astype(np.float64), np.ones((1, len(design))))[0]
+    return {
+        name: float(stats.spearmanr(shown[found.label == k], paired[found.label == k]).statistic)
+        for k, name in enumerate(("negatives", "positives"))
+    }
+
+
+def _signs(cohort: Simulated, found: Samples) -> npt.NDArray[np.float32]:
+    """The true signs of each MRI, `(n, signs)`; what an MRI can't show is the same for all patients."""
     truth = pd.read_csv(cohort.folder / f"{TRUTH}{cohort.spec.variant}.csv", dtype={"patient_id": str})
     mri = truth[truth["part"] == "mri"].set_index("patient_id").filter(like=SIGN)
-    signs = mri.loc[list(found.patient_id)].to_numpy(dtype=np.float32)
-    return replace(found, features={"mae": np.concatenate([found.features["mae"], signs], axis=1)})
+    return mri.loc[list(found.patient_id)].to_numpy(dtype=np.float32)
 
 
 def paired_file(cohort: Simulated, trained: Run) -> Path:
