@@ -48,7 +48,7 @@ class HeadSettings:
 
     epochs: int = 200
     lrs: tuple[float, ...] = (1e-2, 3e-2)
-    weight_decays: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    weight_decays: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     inner_folds: int = 5
     seed: int = 0
 
