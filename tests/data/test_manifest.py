@@ -123,6 +123,8 @@ def test_the_hash_is_of_the_content_alone(tmp_path: Path) -> None:
     moved = pd.read_csv(tmp_path / "demo.csv", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     assert load(write(tmp_path, moved[moved.columns[::-1]].to_csv(index=False))).hash == first
     assert load(write(tmp_path, card=CARD + "cautions: [new]\n")).hash == first  # words about the set do not count
+    for key in ("lock", "specification"):  # of simulated sets, whose pictures change under the same names
+        assert load(write(tmp_path, card=CARD + f"{key}: abc\n")).hash != first
     assert load(write(tmp_path, ROWS.replace("a/2.png,lesion", "a/2.png,rest"))).hash != first
     assert load(write(tmp_path, card=CARD.replace("NA, other", "other, NA"))).hash != first  # the order of classes does
 

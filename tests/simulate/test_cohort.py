@@ -380,6 +380,17 @@ def test_the_card_names_the_lock(tmp_path: Path) -> None:
     assert manifest.load(part.manifests[0]).card.lock == "abc"
 
 
+def test_other_pictures_under_the_same_names_are_another_manifest(tmp_path: Path) -> None:
+    spec = replace(tiny("ct_mr"), lock="abc")
+    parts = [
+        cohort.simulate(one, tmp_path / name, examine, workers=1, only="ct")[0]
+        for name, one in (("a", spec), ("b", replace(spec, rho=0.25)), ("c", spec))
+    ]
+    first, second, third = (manifest.load(part.manifests[0]) for part in parts)
+    assert first.table.equals(second.table)
+    assert first.hash == third.hash != second.hash
+
+
 @pytest.mark.parametrize("kind", ["pod", "carcinoma", "ct_mr", "multisequence"])
 def test_manifests_pass_the_check_and_match_the_plan(kind: str, tmp_path: Path) -> None:
     spec = tiny(kind)

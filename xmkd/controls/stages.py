@@ -196,7 +196,7 @@ def _signs(cohort: Simulated, found: Samples) -> npt.NDArray[np.float32]:
 
 def paired_file(cohort: Simulated, trained: Run) -> Path:
     """Where the teacher's scores of the students' own ultrasound lie: in its folder, which tells whom it has seen."""
-    return trained.folder / f"paired_{cohort.spec.name}.csv"
+    return trained.folder / f"paired_{cohort.spec.name}_{cohort.spec.hash}.csv"
 
 
 def paired_scores(spec: ControlsSpec, cohort: Simulated, trained: Run) -> pd.DataFrame:

@@ -80,6 +80,8 @@ class Card:
             and `site` fill these columns. Default: the parent folder is the patient.
         mask_pattern: Where the mask of a file is, such as `masks/{stem}.png`.
         lock: Of a simulated set, the hash of the lock that its difficulty is from; results under two are not compared.
+        specification: Of a simulated set, the hash of what its pictures are made from: two sets may name the same
+            patients and files.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Card:
     patient_pattern: str | None = None
     mask_pattern: str | None = None
     lock: str = ""
+    specification: str = ""
 
     @property
     def ids(self) -> str:
@@ -116,7 +119,8 @@ class Manifest:
             `fold` is Int64, and what is missing is NaN.
         card: The data set's card.
         root: Folder that the paths start from; needed for training too, since the cache looks at the sources' times.
-        hash: SHA-256 of the rows and label definitions, whatever the order of rows, columns and line endings.
+        hash: SHA-256 of the rows and label definitions, whatever the order of rows, columns and line endings; of a
+            simulated set also of what the card says its pictures are made from.
         path: The CSV file.
     """
 
@@ -396,4 +400,5 @@ def _content_hash(table: pd.DataFrame, card: Card) -> str:
     columns = table[sorted(table.columns)].sort_values("sample_id")
     labels = {name: [spec.classes, spec.positive] for name, spec in card.labels.items()}
     text = columns.to_csv(index=False, lineterminator="\n") + json.dumps(labels, sort_keys=True)
+    text += card.lock + card.specification
     return hashlib.sha256(text.encode()).hexdigest()

@@ -202,7 +202,8 @@ def _card(spec: CohortSpec, part: str, view: str) -> dict[str, Any]:
     """The cohort's card in data_manifests/, made into that of one manifest."""
     card: dict[str, Any] = yaml.safe_load(base(spec).read_text())
     modality = modality_of(part)
-    card |= {"title": f"{card['title']}: {part}, {view}s", "root": ".", "modality": modality, "lock": spec.lock}
+    card |= {"title": f"{card['title']}: {part}, {view}s", "root": ".", "modality": modality}
+    card |= {"lock": spec.lock, "specification": spec.hash}
     label = LABEL[DISEASE[spec.cohort]]
     if modality in spec.limits and label in card["labels"]:
         seen = {"ceiling"} if view == "still" and _has_clips(spec, part) else {"oracle", "ceiling"}
