@@ -44,6 +44,11 @@ def test_differences_are_those_of_a_paired_t_test(tmp_path: Path) -> None:
     assert tables(written(tmp_path, table))["minus surrogate"]["full"] == [f"**+0.017 [{low:+.3f}, {high:+.3f}]**"]
 
 
+def test_what_is_known_of_a_cohort_comes_first(tmp_path: Path) -> None:
+    write(rows({"ptm": LEVEL}), {}, 2000, tmp_path / "table.md", {0.6: "scores agree by 0.10"})
+    assert (tmp_path / "table.md").read_text().startswith("Rho 0.6: scores agree by 0.10.\n\n**Tier head, rho 0.6**")
+
+
 def test_an_interval_without_zero_is_bold_and_no_other(tmp_path: Path) -> None:
     arms = {"ptm": LEVEL}
     for name, mean in (("full", 0.03), ("hard", -0.03), ("constant", 0.005), ("shuffled", -0.005)):

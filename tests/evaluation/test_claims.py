@@ -115,6 +115,33 @@ def test_what_is_not_measured_is_not_judged_and_counts_all_the_same(tmp_path: Pa
     assert [np.isnan(f.p_holm) for f in found] == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("gain", "outcome"),
+    [(0.03, "held"), (0.004, "held, but says nothing"), (0.0, "held, but says nothing")],
+    ids=["shown", "within the margin", "none"],
+)
+def test_arms_that_are_alike_say_something_only_beside_a_positive_control(
+    tmp_path: Path, gain: float, outcome: str
+) -> None:
+    level = np.linspace(0.7, 0.9, 10)
+    arms = {"full": spread(0.0, 0.003, 10), "oracle_pair": spread(gain, 0.003, 10)}
+    table = rows({"surrogate": list(level), **{arm: list(level + np.array(d)) for arm, d in arms.items()}})
+    control = claim("control", arm="oracle_pair", test="superior")
+    alike, alone, shown = judged(
+        tmp_path, table, claim("alike", requires="control"), claim("alone", against="ptm"), control
+    )
+    assert (alike.verdict, alike.outcome) == ("equivalent", outcome)
+    assert alike.note == ("" if outcome == "held" else f"its positive control, control: {shown.verdict}")
+    assert alone.outcome == ""
+
+
+def test_a_positive_control_is_another_claim_that_predicts_a_gain(tmp_path: Path) -> None:
+    for wrong in ("no such claim", "itself", "question"):
+        claims = [claim("itself", requires=wrong, test="superior"), claim("question", test="question", labels=20)]
+        with pytest.raises(ConfigError, match=rf"claims\[0\]\.requires: '{wrong}' is no other claim"):
+            load(write_claims(tmp_path / "claims.yaml", *claims))
+
+
 def test_only_cohorts_of_both_arms_count(tmp_path: Path) -> None:
     table = against(spread(0.03, 0.01, 10))
     table = table[(table["arm"] != "full") | (table["cohort"] > 2)]

@@ -20,7 +20,13 @@ from xmkd.files import in_one_step
 BASELINES = ("surrogate", "ptm")
 
 
-def write(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], tested: int, path: Path) -> None:
+def write(
+    table: pd.DataFrame,
+    limits: Mapping[float, Mapping[str, float]],
+    tested: int,
+    path: Path,
+    notes: Mapping[float, str] | None = None,
+) -> None:
     """Write all tables.
 
     Args:
@@ -28,8 +34,10 @@ def write(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], test
         limits: By rho the AUROC of the oracle and of the ceiling, by name; may be empty.
         tested: Number of test patients.
         path: The file.
+        notes: By rho, a sentence about its cohort.
     """
     sections = [_section(tier, rho, rows, limits.get(rho, {}), tested) for tier, rho, rows in panels(table)]
+    sections[:0] = [f"Rho {rho:g}: {note}." for rho, note in (notes or {}).items()]
     with in_one_step(path) as unfinished:
         unfinished.write_text("\n\n".join([*sections, _legend()]) + "\n")
 

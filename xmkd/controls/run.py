@@ -71,7 +71,9 @@ def run(spec: ControlsSpec) -> Path:
         XmkdError: A stage can't be made; what is there stays.
     """
     stages.check(spec)
-    table, limits = ControlTable(spec.table), {}
+    table = ControlTable(spec.table)
+    limits: dict[float, dict[str, float]] = {}
+    notes: dict[float, str] = {}
     shared: Shared | None = None
     for number in range(len(spec.cohorts)):
         cohort = stages.simulate(spec, number)
@@ -93,7 +95,7 @@ def run(spec: ControlsSpec) -> Path:
         table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
         draw(table.rows(), limits, spec.table / "auroc.png")
         draw_gains(table.rows(), spec.table / "gains.png")
-        write(table.rows(), limits, len(test.label), spec.table / "table.md")
+        write(table.rows(), limits, len(test.label), spec.table / "table.md", notes)
     print(text(table.rows()))
     return spec.table
 
@@ -254,10 +256,12 @@ def _check_pool(spec: ControlsSpec, pool: Samples, cohort: Simulated) -> None:
         )
 
 
-def _tell_agreement(cohort: Simulated, pool: Samples, targets: Targets) -> None:
+def _agreement(cohort: Simulated, pool: Samples, targets: Targets) -> str:
     found = stages.agreement(cohort, pool, targets.paired.numpy())
-    said = ", ".join(f"{name} {correlation:.2f}" for name, correlation in found.items())
-    print(f"rho {cohort.spec.rho:g}: rank correlation of paired scores with the signs on MRI: {said}", flush=True)
+    said = ", ".join(f"{correlation:.2f} ({name})" for name, correlation in found.items())
+    note = f"rank correlation of the paired ultrasound's scores with the signs on MRI, given the label: {said}"
+    print(f"rho {cohort.spec.rho:g}: {note}", flush=True)
+    return note
 
 
 def _tell_teacher(teacher: Run) -> None:

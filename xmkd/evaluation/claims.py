@@ -44,7 +44,7 @@ Verdict = Literal[
     "inconclusive",
     "not yet measured",
 ]
-Outcome = Literal["held", "failed", "not shown", "answered", "open", ""]
+Outcome = Literal["held", "held, but says nothing", "failed", "not shown", "answered", "open", ""]
 
 FAMILIES: tuple[Family, ...] = ("primary", "secondary", "sanity")
 
@@ -66,6 +66,8 @@ class Claim:
         cohorts: Number of training cohorts that it is judged on.
         why: The reason for the prediction.
         primary: Whether the study stands or falls with it.
+        requires: Name of the claim that is its positive control, or none. Two arms that are alike where even that
+            showed nothing are alike for want of anything to differ in.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Claim:
     cohorts: int
     why: str
     primary: bool = False
+    requires: str = ""
 
     @property
     def setting(self) -> Setting:
@@ -174,6 +177,8 @@ def _contradictions(found: Claims) -> list[str]:
             "labels": [f"{claim.labels} is no number of labelled MRI"] * (claim.labels < 1),
             "cohorts": [f"{claim.cohorts} give no spread; two or more are needed"] * (claim.cohorts < 2),
             "primary": ["a sanity check is judged by itself"] * (claim.primary and claim.family == "sanity"),
+            "requires": [f"{claim.requires!r} is no other claim that predicts a gain"]
+            * (claim.requires not in {"", *(c.name for c in found.claims if c.test == "superior" and c is not claim)}),
         }
         if contrasts[frozenset((claim.arm, claim.against)), claim.setting] > 1 and claim.arm != claim.against:
             wrong["arm"] = ["these two arms are compared in another claim with the same tier, rho and labels"]
@@ -196,7 +201,18 @@ def judge(claims: Claims, results: ControlResults) -> list[Finding]:
         if family != "sanity":
             p, q = holm(p), holm(q)
         corrected |= {f.claim.name: (p[i], q[i], count) for i, f in enumerate(members)}
-    return [_judged(f, *corrected[f.claim.name], claims) for f in measured]
+    judged = [_judged(f, *corrected[f.claim.name], claims) for f in measured]
+    verdicts = {f.claim.name: f.verdict for f in judged}
+    return [_beside_its_control(f, verdicts) for f in judged]
+
+
+def _beside_its_control(found: Finding, verdicts: dict[str, Verdict]) -> Finding:
+    """Whether a prediction that held could have failed: if its positive control shows a gain that may matter."""
+    control = found.claim.requires
+    if found.outcome != "held" or not control or verdicts[control] == "superior":
+        return found
+    note = f"its positive control, {control}: {verdicts[control]}"
+    return replace(found, outcome="held, but says nothing", note="; ".join(filter(None, [found.note, note])))
 
 
 def _measure(claim: Claim, claims: Claims, results: ControlResults) -> Finding:
