@@ -48,5 +48,5 @@ distill: setup ## Distil the newest cross-validated teacher of experiments/teach
 	@$(XMKD) fit experiments/distill_pod.yaml $(OVERRIDES)
 
 distill-controls: setup ## Every arm that tells transfer from regularisation, and the claims (three hours on 2 cores)
-	@$(XMKD) controls experiments/controls/demo.yaml $(OVERRIDES)
-	@$(XMKD) compare --claims experiments/claims.yaml runs/controls/demo/results.csv
+	@set -o pipefail; $(XMKD) controls experiments/controls/demo.yaml $(OVERRIDES) | tee /dev/stderr | \
+		sed -n 's/^table: //p' | xargs $(XMKD) compare --claims experiments/claims.yaml
