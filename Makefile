@@ -47,6 +47,6 @@ pretrain-mae: setup ## Pre-train the MRI student on unlabelled volumes of the si
 distill: setup ## Distil the newest cross-validated teacher of experiments/teacher_pod.yaml into it
 	@$(XMKD) fit experiments/distill_pod.yaml $(OVERRIDES)
 
-distill-controls: setup ## Every arm that tells transfer from regularisation, and the claims (three hours on 2 cores)
+distill-controls: setup ## Every arm that tells transfer from regularisation, and the claims (about three hours on 2 cores)
 	@set -o pipefail; $(XMKD) controls experiments/controls/demo.yaml $(OVERRIDES) | tee /dev/stderr | \
 		sed -n 's/^table: //p' | xargs $(XMKD) compare --claims experiments/claims.yaml

@@ -18,7 +18,7 @@ trap stop EXIT
 trap 'exit 130' INT TERM
 beside() { # wait for what was started last, and show its end
     wait $! || { tail -n 20 $log >&2; echo "more of it: $log" >&2; exit 1; }
-    grep -E "^(test/|oracle/|ceiling/|run folder)" $log
+    grep -E "^(test/|oracle/|ceiling/|operating point|run folder)" $log
 }
 student() { $xmkd fit experiments/distill_pod.yaml trainer.max_epochs=20 "$@"; }
 folder() { sed -n "s/^run folder: //p" | tail -n 1; }

@@ -80,8 +80,7 @@ class Card:
             and `site` fill these columns. Default: the parent folder is the patient.
         mask_pattern: Where the mask of a file is, such as `masks/{stem}.png`.
         lock: Of a simulated set, the hash of the lock that its difficulty is from; results under two are not compared.
-        specification: Of a simulated set, the hash of what its pictures are made from: two sets may name the same
-            patients and files.
+        specification: Of a simulated set, the hash of what its pictures are made from; two may name the same files.
     """
 
     name: str
@@ -119,8 +118,7 @@ class Manifest:
             `fold` is Int64, and what is missing is NaN.
         card: The data set's card.
         root: Folder that the paths start from; needed for training too, since the cache looks at the sources' times.
-        hash: SHA-256 of the rows and label definitions, whatever the order of rows, columns and line endings; of a
-            simulated set also of what the card says its pictures are made from.
+        hash: SHA-256 of the rows, label definitions, `lock` and `specification`, whatever the order of the rows.
         path: The CSV file.
     """
 
@@ -399,6 +397,5 @@ def _is_relative(path: str) -> bool:
 def _content_hash(table: pd.DataFrame, card: Card) -> str:
     columns = table[sorted(table.columns)].sort_values("sample_id")
     labels = {name: [spec.classes, spec.positive] for name, spec in card.labels.items()}
-    text = columns.to_csv(index=False, lineterminator="\n") + json.dumps(labels, sort_keys=True)
-    text += card.lock + card.specification
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = columns.to_csv(index=False, lineterminator="\n"), json.dumps(labels, sort_keys=True)
+    return hashlib.sha256("".join([*parts, card.lock, card.specification]).encode()).hexdigest()
