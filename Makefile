@@ -10,7 +10,7 @@ TESTS ?= tests
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
-setup: ## Create .venv with everything in it (two minutes, once)
+setup: ## Create .venv with everything in it (two to four minutes, once)
 	@tools/setup.sh
 
 demo: setup ## Simulate a cohort; teacher, pre-training, distillation, comparison; needs no data (half an hour)

@@ -20,7 +20,7 @@ fresh && exit 0
     echo "xmkd needs Python 3.11 or newer; name one with PYTHON=..., for example: make setup PYTHON=python3.12" >&2
     exit 2
 }
-echo "setting up $venv (about two minutes the first time)"
+echo "setting up $venv (two to four minutes the first time)"
 [ -x $venv/bin/python ] || "$python" -m venv $venv
 $venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
     2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
