@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +20,13 @@ import pandas as pd
 
 from xmkd import config as configuration
 from xmkd.config import Experiment
-from xmkd.data.pseudonyms import SALT_FILE, fingerprint, pseudonym, salt
-from xmkd.data.streams import EVALUATED, Study, division
-from xmkd.errors import LeakageError, RunError
+from xmkd.data.pseudonyms import SALT_FILE
+from xmkd.data.streams import Study
+from xmkd.errors import RunError
 from xmkd.files import in_one_step, write_json, writing
 
 LOCK = ".lock"
 PRODUCTS = ("predictions_oof.csv", "checkpoints/last.ckpt")  # of a cross-validation, of a run
-PACKAGES = ("xmkd", "torch", "lightning", "timm", "monai", "numpy", "scipy", "scikit-learn", "pandas", "pydicom")
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ def find(path: str | Path) -> Run:
 def run_id(experiment: Experiment, study: Study) -> str:
     """Twelve hexadecimal digits: the settings that matter, the contents of manifests and weights, and the split."""
     manifests = {name: stream.manifest.hash for name, stream in study.streams.items()}
-    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files_of(experiment.method)]
+    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files_of(experiment.method)]
     parts = [configuration.to_tree(experiment, runtime=False), manifests, study.split_hash, *weights]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -192,20 +188,6 @@ def run_id(experiment: Experiment, study: Study) -> str:
 def locate(experiment: Experiment, study: Study, folder: Path | None = None) -> Run:
     """The run of an experiment: in `folder`, or in `<runs>/<experiment>/<run_id>`; it need not exist yet."""
     return Run(folder or Path(experiment.runs) / experiment.name / run_id(experiment, study))
-
-
-def record_of(run: Run, experiment: Experiment, study: Study) -> dict[str, Any]:
-    """What the run is made from, or was begun from; a warning where it would go on under other code.
-
-    Raises:
-        RunError: The record of a run begun before is damaged, or its salt is another one.
-        LeakageError: Patients that the run or its ancestors are fitted on would be evaluated.
-    """
-    record = _provenance(experiment, study)
-    if experiment.resume == "auto" and (run.folder / "provenance.json").is_file():
-        record = _continued(run.provenance(), record)
-    guard(record, study, Path(experiment.runs))
-    return record
 
 
 def prepare(run: Run, experiment: Experiment, record: dict[str, Any]) -> None:
@@ -227,52 +209,6 @@ def write_record(run: Run, experiment: Experiment, record: dict[str, Any]) -> No
     write_json(run.folder / "provenance.json", record)
     with in_one_step(run.folder / "config.yaml") as unfinished:
         configuration.save(experiment, unfinished)
-
-
-def guard(record: dict[str, Any], study: Study, runs_root: Path) -> None:
-    """Stop when a patient to be evaluated is one that this run or an ancestor of it was fitted on.
-
-    Args:
-        record: A run's provenance.
-        study: The data to be evaluated on.
-        runs_root: Where the salt lies.
-
-    Raises:
-        LeakageError: Naming some of the patients.
-        RunError: The hashes were made with another salt, so nothing can be said.
-    """
-    secret = salt(runs_root)
-    for source in [record, *record["ancestors"]]:
-        if source["salt"] != fingerprint(secret):
-            raise RunError(
-                f"{source.get('run', 'this run')} hashed its patients with another salt, so overlaps can't be seen",
-                where=f"salt {source['salt']} there, {fingerprint(secret)} here",
-                fixes=("set XMKD_SALT to the one used there", "train anew under this salt: resume=never"),
-            )
-        fitted = set(source["fitted_on"])
-        shared = sorted(p for p in study.patients(*EVALUATED) if pseudonym(secret, p) in fitted)
-        if shared:
-            name = source.get("run", "this run")
-            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
-            manifests = ", ".join(str(stream.manifest.path) for stream in study.streams.values())
-            raise LeakageError(
-                f"{len(shared)} patients to be evaluated were used to fit {name}: {', '.join(shared[:5])}{more}",
-                where="; ".join([manifests, *_apart(source, record)]),
-                fixes=(
-                    "divide the patients of both stages alike: the same data.split, data.fold and labelled streams",
-                    "evaluate on patients that no stage was fitted on",
-                ),
-            )
-
-
-def _apart(other: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    """Which settings divided the patients of another run otherwise than those of this one."""
-    there, here = other.get("division", {}), record.get("division", {})
-    return [
-        f"{key} is {json.dumps(value)} there and {json.dumps(here[key])} here"
-        for key, value in there.items()
-        if key in here and value != here[key]
-    ]
 
 
 @contextmanager
@@ -307,109 +243,17 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def _provenance(experiment: Experiment, study: Study) -> dict[str, Any]:
-    secret = salt(Path(experiment.runs))
-    return {
-        "experiment": experiment.name,
-        "commit": _commit(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        **data_record(study),
-        "division": division(experiment.data),
-        "salt": fingerprint(secret),
-        "fitted_on": sorted(pseudonym(secret, p) for p in study.patients("train", but=_optional(experiment))),
-        "ancestors": _ancestors(experiment),
-        "continued": [],
-    }
-
-
-def data_record(study: Study) -> dict[str, Any]:
-    """The part of a provenance that tells which data were read."""
-    manifests = {}
-    for name, stream in study.streams.items():
-        card = stream.manifest.card
-        file = {"file": str(stream.config.manifest), "data_set": card.name, "hash": stream.manifest.hash}
-        manifests[name] = file | ({"lock": card.lock} if card.lock else {})
-    return {"manifests": manifests, "split": study.split_hash}
-
-
-def has_manifests(record: dict[str, Any], study: Study) -> bool:
-    """Whether a provenance tells of these very manifests, wherever they lie."""
-    hashes = {name: manifest["hash"] for name, manifest in record["manifests"].items()}
-    return hashes == {name: stream.manifest.hash for name, stream in study.streams.items()}
-
-
-def is_of(record: dict[str, Any], study: Study) -> bool:
-    """Whether a provenance tells of these very data, with the same patients on each side."""
-    return has_manifests(record, study) and record["split"] == study.split_hash
-
-
 def root_of(run: Run, experiment: Experiment) -> Path:
     """The folder above a run that holds its salt; it may have moved since, or be named from elsewhere."""
     above = [folder for folder in run.folder.absolute().parents if (folder / SALT_FILE).is_file()]
     return above[0] if above else Path(experiment.runs)
 
 
-def _optional(experiment: Experiment) -> tuple[str, ...]:
-    """Streams that nothing is fitted to."""
-    from xmkd.methods import METHODS
-
-    return METHODS[experiment.method_name].optional
-
-
-def _files_of(method: object) -> list[Path]:
+def files_of(method: object) -> list[Path]:
     """The files that a method's settings name, such as weights; of a run folder what other runs take from it."""
     paths = [Path(value) for value in vars(method).values() if isinstance(value, str)]
     inside = [path / name for path in paths if path.is_dir() for name in PRODUCTS]
     return [path for path in [*paths, *inside] if path.is_file()]
-
-
-def _ancestors(experiment: Experiment) -> list[dict[str, Any]]:
-    """The provenance of the runs whose checkpoints the method starts from, and of theirs in turn."""
-    found: list[dict[str, Any]] = []
-    for file in _files_of(experiment.method):
-        try:
-            run = find(file.resolve())
-        except RunError:
-            warnings.warn(
-                f"{file} lies in no run folder: nothing is known of the patients it was fitted on", stacklevel=2
-            )
-            continue
-        record = run.provenance()
-        kept = ("salt", "fitted_on", "division")
-        found.append({"run": str(file)} | {key: record[key] for key in kept if key in record})
-        found.extend(record["ancestors"])
-    return found
-
-
-def _continued(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The first record stays; what has changed since is noted in it and warned about."""
-    changed = [
-        f"{k} {old['versions'].get(k)} -> {v}" for k, v in new["versions"].items() if old["versions"].get(k) != v
-    ]
-    if old["commit"] != new["commit"]:
-        changed.append(f"commit {old['commit']} -> {new['commit']}")
-    if changed and (not old["continued"] or old["continued"][-1] != changed):
-        old["continued"].append(changed)
-    if changed:
-        warnings.warn(f"this run was begun with other code: {', '.join(changed)}", stacklevel=3)
-    return old
-
-
-def _commit() -> str:
-    """The commit of the code, with "+" where files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        call = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _read_json(path: Path, keys: set[str], way: str) -> dict[str, Any]:

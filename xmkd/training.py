@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from xmkd import results, runs
+from xmkd import provenance, results, runs
 from xmkd.callbacks import AtomicCheckpointIO, Checkpoints, ReseedEachEpoch
 from xmkd.config import Experiment, to_tree
 from xmkd.data.datamodule import Change, UnpairedDataModule
@@ -51,7 +51,7 @@ def fit(experiment: Experiment, folder: Path | None = None) -> Run:
     if run.finished and experiment.resume == "auto":
         return run
     # Whatever may refuse comes before the folder is made, let alone emptied.
-    record = runs.record_of(run, experiment, study) if runs.is_first_process() else None
+    record = provenance.record_of(run, experiment, study) if runs.is_first_process() else None
     data, method = _build(experiment, study, restored=experiment.resume == "auto" and run.last.is_file())
     _require_classes(data.study, experiment)  # again: files that can't be read may have been left out
     method.before_fit(data.study)
@@ -92,10 +92,12 @@ def test(run: Run, overrides: list[str]) -> Run:
             fixes=("leave the method.* words out", "train a run of its own: xmkd fit"),
         )
     study = plan(experiment.data)
-    if not runs.has_manifests(record, study):
+    if not provenance.has_manifests(record, study):
         study = plan(experiment.data, rest="test")
-    runs.guard(record, study, runs.root_of(run, experiment))
-    same = runs.is_of(record, study) and to_tree(experiment, runtime=False) == to_tree(run.experiment(), runtime=False)
+    provenance.guard(record, study, runs.root_of(run, experiment))
+    same = provenance.is_of(record, study) and to_tree(experiment, runtime=False) == to_tree(
+        run.experiment(), runtime=False
+    )
     target = run if same else Run(run.folder / f"test_{runs.run_id(experiment, study)}")
     data, method = _build(experiment, study, restored=True)
     _require_classes(data.study, experiment, ("test",))
@@ -104,7 +106,7 @@ def test(run: Run, overrides: list[str]) -> Run:
         _predict(trainer, method, data, checkpoint, EVALUATED if same else ("test",), target)
         if trainer.is_global_zero:
             if not same:
-                runs.write_record(target, experiment, {**record, **runs.data_record(study)})
+                runs.write_record(target, experiment, {**record, **provenance.data_record(study)})
             results.write_skipped(target, data.skipped)
             results.evaluate(target, experiment, study, run)
             write_or_warn(target, experiment, study)
