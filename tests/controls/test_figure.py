@@ -65,6 +65,7 @@ def test_the_figure_has_a_panel_for_each_setting_and_all_arms_in_its_legend(
     axes = plt.gcf().axes
     titles = ["head, rho 0.6", "signs, rho 0.6", "finetuned, rho 0.6", "head, rho 0"]
     assert [axis.get_title().split(" (")[0] for axis in axes] == titles
+    assert axes[0].get_title().endswith("(5 training cohorts)")
     assert [[note.get_text() for note in axis.texts] for axis in axes] == [*[["oracle", "ceiling"]] * 3, []]
     (legend,) = plt.gcf().legends
     assert [entry.get_text() for entry in legend.get_texts()] == NAMES
@@ -107,5 +108,17 @@ def test_gains_are_paired_by_cohort_and_drawn_without_the_arm_they_are_over(
     draw_gains(table, tmp_path / "gains.png")
     assert [axis.get_title().split(" (")[0] for axis in plt.gcf().axes] == ["head, rho 0.6"]
     assert plt.gcf().axes[0].get_ylabel() == "AUROC minus that of surrogate"
-    draw_gains(rows({"ptm": [0.6, 0.7]}), tmp_path / "none.png")
     assert [p.name for p in tmp_path.iterdir()] == ["gains.png"]
+    draw_gains(rows({"ptm": [0.6, 0.7]}), tmp_path / "gains.png")
+    assert not list(tmp_path.iterdir()), "gains of another table would be left"
+
+
+def test_a_title_tells_the_fewest_and_the_most_training_cohorts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda *_: None)
+    table = pd.concat([rows({"ptm": [0.6, 0.7]}, labels=20), rows({"ptm": [0.6, 0.7, 0.8]}, labels=80)])
+    draw(table, {}, tmp_path / "auroc.png")
+    assert plt.gcf().axes[0].get_title() == "head, rho 0.6 (2 to 3 training cohorts)"

@@ -40,7 +40,7 @@ def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path:
 
 
 def draw_gains(table: pd.DataFrame, path: Path, other: str = "surrogate") -> None:
-    """Draw what every arm gains over another one, in the same panels; nothing where no setting has that arm.
+    """Draw what every arm gains over another one, in the same panels; no file is left where no setting has that arm.
 
     Args:
         table: Columns of results.csv.
@@ -50,6 +50,8 @@ def draw_gains(table: pd.DataFrame, path: Path, other: str = "surrogate") -> Non
     found = gains(table, other)
     if len(found):
         _draw(found, {rho: {"": 0.0} for rho in found["rho"]}, f"AUROC minus that of {other}", path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quantity: str, path: Path) -> None:
@@ -88,7 +90,9 @@ def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quan
         axis.set_xlim(ticks[0] / MARGIN, ticks[-1] * MARGIN)
         axis.minorticks_off()
         axis.set_xlabel("labelled MRI")
-        axis.set_title(f"{tier}, rho {rho:g} ({int(rows['cohorts'].max())} training cohorts)")
+        fewest, most = int(rows["cohorts"].min()), int(rows["cohorts"].max())
+        counted = f"{most}" if fewest == most else f"{fewest} to {most}"
+        axis.set_title(f"{tier}, rho {rho:g} ({counted} training cohorts)")
     for line in axes:
         line[0].set_ylabel(quantity)
     for axis in axes.flat:

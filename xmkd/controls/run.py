@@ -84,10 +84,7 @@ def run(spec: ControlsSpec) -> Path:
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
         targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool)
-        said = ", ".join(f"{n} {r:.2f}" for n, r in stages.agreement(cohort, pool, targets.paired.numpy()).items())
-        print(
-            f"rho {cohort.spec.rho:g}: rank correlation of the paired scores with the signs on MRI: {said}", flush=True
-        )
+        notes[cohort.spec.rho] = _agreement(cohort, pool, targets)
         _heads(spec, table, "head", cohort, targets, pool, test)
         _heads(spec, table, "signs", cohort, targets, *(stages.with_signs(cohort, side) for side in (pool, test)))
         for labels in spec.finetuned.labels if number == 0 else []:
