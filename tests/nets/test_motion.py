@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xmkd.nets import motion
 from xmkd.nets.classifiers import ClipClassifier
 from xmkd.nets.motion import MotionMaps, displacement
 
@@ -64,6 +65,16 @@ def test_what_does_not_move_has_no_motion() -> None:
     assert torch.equal(maps[1], torch.zeros(64, 64))
     torch.testing.assert_close(maps[2:], torch.full((6, 64, 64), 0.5 * torch.tensor(1e-4).log().item()))
     torch.testing.assert_close(MotionMaps()(still[:, :, :1])[0], maps)
+
+
+def test_the_window_is_pooling_twice_and_clips_do_not_meet() -> None:
+    values = torch.rand(3, 5, 24, 40, generator=torch.Generator().manual_seed(0))
+    expected = F.avg_pool2d(F.avg_pool2d(values, 5, 1, 2), 5, 1, 2)
+    torch.testing.assert_close(motion._window(values), expected, atol=1e-6, rtol=0)
+    clips = torch.rand(3, 1, 6, 24, 40, generator=torch.Generator().manual_seed(1))
+    together = MotionMaps()(clips)
+    assert torch.equal(together[1:2], MotionMaps()(clips[1:2]))
+    torch.testing.assert_close(motion._maps(clips[:, 0]), together)  # as where all are taken at once
 
 
 def test_the_network_on_motion_maps() -> None:
