@@ -25,23 +25,23 @@ folder() { sed -n "s/^run folder: //p" | tail -n 1; }
 
 $xmkd simulate experiments/cohorts/pod_demo.yaml --out $cohort
 
-echo "beside the folds of the teacher the MRI student is pre-trained, and trained on labels alone ($log)"
-{
-    $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@"
-    student method.alpha=0 method.epoch_offset=1 method.teacher=none "$@"
-} > $log 2>&1 &
+echo "beside the folds of the teacher the MRI student is pre-trained ($log)"
+$xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@" > $log 2>&1 &
 # Distillation needs scores of patients whom the scoring model was not fitted on.
 scores=$($xmkd crossval experiments/teacher_pod.yaml data.folds=2 "data.streams.tvus.where.split=[train,val]" "$@" |
     tee /dev/stderr | folder)
 beside
-supervised=$(folder < $log)
 
-echo "the student is distilled, and then from scores drawn from curves fitted to the teacher's; beside it a teacher of all"
-echo "patients is trained and tested ($log)"
-$xmkd fit experiments/teacher_pod.yaml "$@" > $log 2>&1 &
+echo "the student is distilled, and then from scores drawn from curves fitted to the teacher's; beside it one is trained"
+echo "on labels alone, and a teacher of all patients ($log)"
+{
+    student method.alpha=0 method.epoch_offset=1 method.teacher=none "$@"
+    $xmkd fit experiments/teacher_pod.yaml "$@"
+} > $log 2>&1 &
 distilled=$(student "method.teacher=$scores" "$@" | tee /dev/stderr | folder)
 surrogate=$(student "method.teacher=$scores" method.pairing=surrogate "$@" | tee /dev/stderr | folder)
 beside
+supervised=$(grep -m 1 "^run folder" $log | folder) # the first of the two
 
 echo "distilled against labels alone, and against scores drawn from curves:"
 $xmkd compare "$distilled" "$supervised" "$surrogate"
