@@ -57,7 +57,7 @@ def test_a_table_from_nothing_is_complete_and_is_gone_on_with(cli: Cli, tmp_path
     check_scores(folder)
     check_features(folder)
     said = (folder / "table.md").read_text()
-    assert re.match(r"Rho 0.6: rank correlation .+, given the label: -?[01]\.\d\d \(\w+\)", said)
+    assert re.match(r"Rho 0.6: rank correlation .+, given the label: oracle_pair -?0\.\d\d \(\w+\)", said)
     assert said.count("| minus surrogate |") == 2, "no surrogate is fine-tuned in this table"
     assert said.count("| minus ptm |") == 3
 

@@ -42,7 +42,7 @@ def study(samples: int = 3000, tested: int = 2000, width: int = 24, rho: float =
         torch.arange(samples) * 0x9E3779B97F4A7C1,
         posterior(unpaired, 2.5),
         teacher_label,
-        posterior(other[:samples], 2.5),
+        {"oracle_pair": posterior(other[:samples], 2.5)},
     )
     return pool, features[samples:], label[samples:]
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from tests.evaluation.controls import rows, spread
 from xmkd.controls.arms import ARMS
-from xmkd.controls.figure import STYLE, draw, draw_gains, text
+from xmkd.controls.figure import STYLE, draw, draw_doses, draw_gains, text
 from xmkd.controls.summary import gains, means
 
 NAMES = [arm.name for arm in ARMS]
@@ -122,3 +122,28 @@ def test_a_title_tells_the_fewest_and_the_most_training_cohorts(
     table = pd.concat([rows({"ptm": [0.6, 0.7]}, labels=20), rows({"ptm": [0.6, 0.7, 0.8]}, labels=80)])
     draw(table, {}, tmp_path / "auroc.png")
     assert plt.gcf().axes[0].get_title() == "head, rho 0.6 (2 to 3 training cohorts)"
+
+
+def test_doses_are_drawn_at_their_agreement_with_a_line_per_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda *_: None)
+    level = [0.6, 0.7, 0.9]
+    arms = {"dose_1": 0.3, "surrogate": 0.0, "dose_0": 0.1, "oracle_pair": 0.2, "full": 0.5}
+    values = {arm: [value + gain for value in level] for arm, gain in arms.items()}
+    table = pd.concat([rows(values, tier=tier, labels=n) for tier in ("signs", "head") for n in (20, 80)])
+    follows = {"oracle_pair": {"negatives": 0.1, "positives": 0.3}, "dose_0": {"a": 0.0}, "dose_1": {"a": 1.0}}
+    draw_doses(table, follows, tmp_path / "doses.png")
+    (axis,) = plt.gcf().axes
+    drawn = [(line.get_xdata(), line.get_ydata()) for line in axis.lines if line.get_marker() in ("o", "x")]
+    assert len(drawn) == 2 * 2, "doses and true pairs, at two budgets"
+    for (doses_x, doses_y), (pair_x, pair_y) in (drawn[:2], drawn[2:]):
+        assert (list(doses_x), list(pair_x)) == ([0, 1], [0.2])
+        assert [*doses_y, *pair_y] == pytest.approx([0.1, 0.3, 0.2])
+    assert [entry.get_text() for entry in axis.get_legend().get_texts()] == ["20 labelled MRI", "80 labelled MRI"]
+    assert text(table).splitlines()[-2].startswith("dose_1")
+
+    draw_doses(table[~table["arm"].str.startswith("dose")], follows, tmp_path / "none.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["doses.png"]

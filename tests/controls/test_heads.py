@@ -236,7 +236,7 @@ def test_bad_cohorts_and_pools_are_refused() -> None:
     with pytest.raises(ConfigError, match="scratch needs features of the random encoder"):
         fit(replace(pool, features={"mae": pool.features["mae"]}), rows, "scratch")
     with pytest.raises(ConfigError, match="oracle_pair needs a score"):
-        fit(replace(pool, paired=None), rows, "oracle_pair")
+        fit(replace(pool, own={}), rows, "oracle_pair")
     with pytest.raises(RunError, match="probabilities"):
         fit(replace(pool, teacher_score=pool.teacher_score * 3), rows)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from xmkd.controls.doses import DOSE, dose_names
 from xmkd.controls.summary import gains, means, panels
 from xmkd.files import in_one_step
 
@@ -25,6 +27,8 @@ STYLE: dict[str, tuple[str, str, float]] = {
     "self_distillation": ("#009E73", "--", 1.2),
     "oracle_pair": ("#009E73", "-", 2.2),
 }
+LABELS = ("#009E73", "#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00")
+"""Of numbers of labels."""
 BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
 
 
@@ -54,18 +58,66 @@ def draw_gains(table: pd.DataFrame, path: Path, other: str = "surrogate") -> Non
         path.unlink(missing_ok=True)
 
 
-def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quantity: str, path: Path) -> None:
-    """Panels of means with intervals, columns as `means` has them, and lines at the limits of each rho."""
+def draw_doses(
+    table: pd.DataFrame, follows: Mapping[str, Mapping[str, float]], path: Path, other: str = "surrogate"
+) -> None:
+    """Draw what paired targets gain over another arm against how far they follow the images, a line per budget.
+
+    The pairs of the real teacher are drawn as crosses, at their own agreement; nothing is drawn without doses.
+
+    Args:
+        table: Columns of results.csv.
+        follows: By arm and class, the rank correlation of its targets with what the images show.
+        path: The PNG.
+        other: The arm that the others are compared with.
+    """
+    agreement = {arm: sum(by_class.values()) / len(by_class) for arm, by_class in follows.items()}
+    found = gains(table[(table["tier"] == "signs") & table["arm"].isin([other, *agreement])], other)
+    found = found.assign(agreement=found["arm"].map(agreement)).sort_values("agreement")
+    dosed = found["arm"].str.startswith(DOSE)
+    if not dosed.any():
+        return
+    figure, axis = _plot().subplots(figsize=(7.0, 4.5), layout="constrained")
+    for shade, (labels, rows) in zip(LABELS, found.groupby("labels"), strict=False):
+        for those, mark in ((dosed, "o-"), (~dosed, "x")):
+            one = rows[those.loc[rows.index]]
+            errors = [one["mean"] - one["low"], one["high"] - one["mean"]]
+            name = f"{labels} labelled MRI" if mark == "o-" else None
+            axis.errorbar(one["agreement"], one["mean"], errors, fmt=mark, color=shade, ms=6, capsize=2, label=name)
+    axis.axhline(0, color="grey", ls=":", lw=1)
+    axis.set_xlabel("rank correlation of paired targets with what the images show, given the label\n(x: the teacher's)")
+    axis.set_ylabel(f"AUROC minus that of {other}")
+    axis.set_title(f"signs, {int(found['cohorts'].max())} training cohorts")
+    axis.legend(fontsize=9)
+    _save(figure, path)
+
+
+def _plot() -> Any:
+    """Matplotlib's pyplot without a display."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_one_step(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+    _plot().close(figure)
+
+
+def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quantity: str, path: Path) -> None:
+    """Panels of means with intervals, columns as `means` has them, and lines at the limits of each rho."""
     from matplotlib.lines import Line2D
 
     parts = list(panels(found))
     tiers, rhos = (list(dict.fromkeys(panel[axis] for panel in parts)) for axis in (0, 1))
     size = (5.2 * len(tiers) + 1.6, 4.0 * len(rhos) + 0.4)
-    figure, axes = plt.subplots(len(rhos), len(tiers), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    grid = {"figsize": size, "sharey": True, "squeeze": False, "layout": "constrained"}
+    figure, axes = _plot().subplots(len(rhos), len(tiers), **grid)
     legend: dict[str, Line2D] = {}
     for tier, rho, rows in parts:
         axis = axes[rhos.index(rho)][tiers.index(tier)]
@@ -100,10 +152,7 @@ def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quan
             axis.remove()
     arms = [arm for arm in STYLE if arm in legend]  # of all panels: not every arm is in each
     figure.legend(handles=[legend[arm] for arm in arms], labels=arms, fontsize=9, loc="outside right center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with in_one_step(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def text(table: pd.DataFrame) -> str:
@@ -114,7 +163,7 @@ def text(table: pd.DataFrame) -> str:
         cell=[f"{m:.3f}±{(h - m):.3f}" for m, h in zip(found["mean"], found["high"], strict=True)],
     )
     wide = cells.pivot(index="arm", columns="column", values="cell").reindex(
-        [a for a in STYLE if a in set(cells["arm"])]
+        [a for a in (*STYLE, *dose_names(cells["arm"])) if a in set(cells["arm"])]
     )
     order = list(dict.fromkeys(cells["column"]))
     legend = "columns: tier (sign: signs, fine: finetuned), rho, labelled MRI; mean AUROC ± half the 95 % interval"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -77,7 +77,7 @@ class Pool:
         ids: `id_hash` of each sample, int64 `(P,)`.
         teacher_score: Recalibrated out-of-fold probabilities of the teacher's own examinations, `(N,)`.
         teacher_label: Their classes, int64 `(N,)`.
-        paired: The teacher's probability of the same patient's examination, `(P,)`; for `oracle_pair`.
+        own: For arms of the pairing `oracle_pair` a probability of each of these samples' own, `(P,)`, by arm.
     """
 
     features: Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class Pool:
     ids: Tensor
     teacher_score: Tensor
     teacher_label: Tensor
-    paired: Tensor | None = None
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def _standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 def _targets(arm: Arm, pool: Pool) -> Targets:
     """The pools of an arm whose targets are the same for all cohorts."""
     assert arm.pairing is not None
-    own = pool.paired if arm.pairing == "oracle_pair" else None
+    own = pool.own.get(arm.name) if arm.pairing == "oracle_pair" else None
     return Targets.build(arm.pairing, pool.teacher_score, pool.teacher_label, own=own, norm=arm.norm)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xmkd.controls.arms import ARMS
+from xmkd.controls.doses import dose_names
 from xmkd.controls.summary import LEVEL, difference, means, panels
 from xmkd.evaluation.replicates import CohortDifference
 from xmkd.files import in_one_step
@@ -43,7 +44,7 @@ def write(
 
 
 def _section(tier: str, rho: float, rows: pd.DataFrame, limits: Mapping[str, float], tested: int) -> str:
-    arms = [arm.name for arm in ARMS if arm.name in set(rows["arm"])]
+    arms = [arm.name for arm in ARMS if arm.name in set(rows["arm"])] + dose_names(rows["arm"])
     budgets = sorted(rows["labels"].unique())
     whole = int(rows["cohort"].nunique())
     known = "".join(f"; {name} {value:.3f}" for name, value in limits.items())

@@ -11,11 +11,12 @@ training is tested on the same patients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ from xmkd import training
 from xmkd.config import Experiment, to_tree
 from xmkd.controls import heads, stages
 from xmkd.controls.arms import ARMS, Arm
-from xmkd.controls.figure import draw, draw_gains, text
+from xmkd.controls.doses import dose_arm, dosed
+from xmkd.controls.figure import draw, draw_doses, draw_gains, text
 from xmkd.controls.markdown import write
 from xmkd.controls.spec import ControlsSpec
 from xmkd.controls.stages import Samples, Simulated
@@ -83,15 +85,21 @@ def run(spec: ControlsSpec) -> Path:
             _tell_teacher(shared.teacher)
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
-        targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool)
-        notes[cohort.spec.rho] = _agreement(cohort, pool, targets)
-        _heads(spec, table, "head", cohort, targets, pool, test)
-        _heads(spec, table, "signs", cohort, targets, *(stages.with_signs(cohort, side) for side in (pool, test)))
+        doses = [] if number else spec.doses
+        looks = stages.shown(cohort, pool)
+        targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool, looks, doses)
+        follows = {name: stages.agreement(looks, own.numpy(), pool.label) for name, own in targets.own.items()}
+        notes[cohort.spec.rho] = _told(cohort, follows)
+        _heads(spec, table, "head", cohort, targets, ARMS, pool, test)
+        seeing = [stages.with_signs(cohort, side) for side in (pool, test)]
+        _heads(spec, table, "signs", cohort, targets, (*ARMS, *map(dose_arm, doses)), *seeing)
         for labels in spec.finetuned.labels if number == 0 else []:
             _finetuned(spec, table, cohort, shared, test, labels)
         table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
         draw(table.rows(), limits, spec.table / "auroc.png")
         draw_gains(table.rows(), spec.table / "gains.png")
+        if number == 0:
+            draw_doses(table.rows(), follows, spec.table / "doses.png")
         write(table.rows(), limits, len(test.label), spec.table / "table.md", notes)
     print(text(table.rows()))
     return spec.table
@@ -110,21 +118,28 @@ class Targets:
     Attributes:
         score: Recalibrated out-of-fold probabilities, `(N,)`.
         label: Their classes, `(N,)`.
-        paired: For each labelled MRI, from the ultrasound of the same patient, `(P,)`.
+        own: By arm, for each labelled MRI, `(P,)`: from the ultrasound of the same patient, or of a dose.
     """
 
     score: Tensor
     label: Tensor
-    paired: Tensor
+    own: dict[str, Tensor]
 
 
-def _targets(shared: Shared, paired: pd.DataFrame, found: Samples) -> Targets:
+def _targets(
+    shared: Shared, paired: pd.DataFrame, found: Samples, looks: npt.NDArray[np.float64], doses: list[float]
+) -> Targets:
     teacher = recalibrated(shared.teacher.predictions("oof"), float(found.label.mean()))
-    return Targets(
-        torch.tensor(teacher["score"].to_numpy(), dtype=torch.float32),
-        torch.tensor(teacher["label"].to_numpy(), dtype=torch.int64),
-        torch.from_numpy(stages.paired_probabilities(shared.teacher, paired, found)),
-    )
+    score = torch.tensor(teacher["score"].to_numpy(), dtype=torch.float32)
+    label = torch.tensor(teacher["label"].to_numpy(), dtype=torch.int64)
+    pool = torch.from_numpy(looks), torch.from_numpy(found.label), _ids(found)
+    own = {"oracle_pair": torch.from_numpy(stages.paired_probabilities(shared.teacher, paired, found))}
+    own |= {dose_arm(dose).name: dosed(dose, *pool, score, label) for dose in doses}
+    return Targets(score, label, own)
+
+
+def _ids(found: Samples) -> Tensor:
+    return torch.tensor([id_hash(str(i)) for i in found.sample_id], dtype=torch.int64)
 
 
 def _heads(
@@ -133,20 +148,21 @@ def _heads(
     tier: str,
     cohort: Simulated,
     targets: Targets,
+    arms: Sequence[Arm],
     found: Samples,
     test: Samples,
 ) -> None:
-    """A tier of heads of one rho, for the arms whose encoder's features are there."""
+    """A tier of heads of one rho, for those arms whose encoder's features are there."""
     pool = heads.Pool(
         {name: torch.from_numpy(values) for name, values in found.features.items()},
         torch.from_numpy(found.label),
-        torch.tensor([id_hash(str(i)) for i in found.sample_id], dtype=torch.int64),
+        _ids(found),
         targets.score,
         targets.label,
-        targets.paired,
+        {arm.name: targets.own[arm.name] for arm in arms if arm.name in targets.own},
     )
     tested = TestSet({name: torch.from_numpy(values) for name, values in test.features.items()}, test.label)
-    arms = [arm for arm in ARMS if arm.encoder in found.features]
+    arms = [arm for arm in arms if arm.encoder in found.features]
     for labels in spec.labels:
         setting = Setting(tier, cohort.spec.rho, labels)
         rows = [torch.arange(len(found.label))[members(spec, k, labels)] for k in range(spec.head_cohorts)]
@@ -253,10 +269,12 @@ def _check_pool(spec: ControlsSpec, pool: Samples, cohort: Simulated) -> None:
         )
 
 
-def _agreement(cohort: Simulated, pool: Samples, targets: Targets) -> str:
-    found = stages.agreement(cohort, pool, targets.paired.numpy())
-    said = ", ".join(f"{correlation:.2f} ({name})" for name, correlation in found.items())
-    note = f"rank correlation of the paired ultrasound's scores with the signs on MRI, given the label: {said}"
+def _told(cohort: Simulated, follows: Mapping[str, Mapping[str, float]]) -> str:
+    said = "; ".join(
+        f"{arm} " + ", ".join(f"{correlation:.2f} ({name})" for name, correlation in by_class.items())
+        for arm, by_class in follows.items()
+    )
+    note = f"rank correlation of the own targets with the signs on MRI, given the label: {said}"
     print(f"rho {cohort.spec.rho:g}: {note}", flush=True)
     return note
 

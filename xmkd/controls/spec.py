@@ -58,6 +58,8 @@ class ControlsSpec:
         labels: Numbers of labelled MRI of the tier `head`.
         head_cohorts: Training cohorts of the tier `head`.
         head: Budget of each head.
+        doses: Agreements of paired targets with the students' own images (`xmkd.controls.doses`), each an arm of the
+            tier `signs` in the first cohort.
         finetuned: The other tier.
         data: Folder for the cohorts.
         out: Folder for the table.
@@ -71,6 +73,7 @@ class ControlsSpec:
     labels: list[int] = field(default_factory=lambda: [20, 40, 80, 160])
     head_cohorts: int = 30
     head: HeadSettings = field(default_factory=HeadSettings)
+    doses: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
     finetuned: Tuned = field(default_factory=Tuned)
     data: str = "runs/cohorts"
     out: str = "runs/controls"
@@ -118,6 +121,8 @@ def _contradictions(spec: ControlsSpec) -> list[str]:
         problems.append("finetuned: its cohorts and labels are among those of the tier head")
     if "self_distillation" in spec.finetuned.arms:
         problems.append("finetuned.arms: self_distillation is an arm of the tier head alone")
+    if any(not 0 <= dose <= 1 for dose in spec.doses) or len(set(spec.doses)) < len(spec.doses):
+        problems.append(f"doses: {spec.doses} must be different numbers from 0 to 1")
     if not spec.finetuned.lrs or min(spec.finetuned.lrs) <= 0:
         problems.append("finetuned.lrs: at least one learning rate, and all above 0")
     if spec.finetuned.workers < 0:

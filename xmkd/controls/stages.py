@@ -166,23 +166,35 @@ def with_signs(cohort: Simulated, found: Samples) -> Samples:
     return replace(found, features={"mae": np.concatenate([found.features["mae"], signs], axis=1)})
 
 
-def agreement(cohort: Simulated, found: Samples, paired: npt.NDArray[np.float32]) -> dict[str, float]:
-    """How far the paired scores follow what the same patients' MRI show, by class: Spearman's correlation.
-
-    The signs of an MRI are put together by a logistic regression of the label. Within a class the correlation is all
-    that an MRI can learn from a score besides its label.
+def shown(cohort: Simulated, found: Samples) -> npt.NDArray[np.float64]:
+    """How ill each MRI looks: its true signs, put together by a logistic regression of the label, `(n,)`.
 
     Args:
         cohort: Where the truth lies.
         found: Labelled MRI.
-        paired: The teacher's probability for each of them, `(n,)`.
     """
     signs = _signs(cohort, found).astype(np.float64)
     signs = (signs - signs.mean(axis=0)) / np.maximum(signs.std(axis=0), 1e-6)
     design = np.column_stack([signs, np.ones(len(signs))])
-    shown = design @ logistic_fits(design, found.label.astype(np.float64), np.ones((1, len(design))))[0]
+    looks: npt.NDArray[np.float64] = (
+        design @ logistic_fits(design, found.label.astype(np.float64), np.ones((1, len(design))))[0]
+    )
+    return looks
+
+
+def agreement(looks: npt.ArrayLike, scores: npt.ArrayLike, label: npt.ArrayLike) -> dict[str, float]:
+    """How far scores follow how ill the MRI look, by class: Spearman's correlation.
+
+    Within a class that is all that an MRI can learn from a score besides its label.
+
+    Args:
+        looks: As `shown`, `(n,)`.
+        scores: Of the same patients, `(n,)`.
+        label: `(n,)`.
+    """
+    looks, scores, label = (np.asarray(values) for values in (looks, scores, label))
     return {
-        name: float(stats.spearmanr(shown[found.label == k], paired[found.label == k]).statistic)
+        name: float(stats.spearmanr(looks[label == k], scores[label == k]).statistic)
         for k, name in enumerate(("negatives", "positives"))
     }
 

@@ -239,11 +239,11 @@ def run_heads(
 
 def _made_from(pool: Pool, cohorts: Sequence[Tensor], test: TestSet, arms: Sequence[Arm]) -> dict[str, object]:
     """All that decides the results but the budget."""
-    paired = () if pool.paired is None else (pool.paired,)
     return {
         "training labels": fingerprint(pool.label, pool.ids),
         "test labels": fingerprint(torch.from_numpy(test.label)),
-        "teacher": fingerprint(pool.teacher_score, pool.teacher_label, *paired),
+        "teacher": fingerprint(pool.teacher_score, pool.teacher_label),
+        **{f"own targets of {name}": fingerprint(values) for name, values in pool.own.items()},
         **{f"features of {name}": fingerprint(pool.features[name], test.features[name]) for name in pool.features},
         **{f"arm {arm.name}": asdict(arm) for arm in arms},
         **{f"cohort {number}": fingerprint(rows) for number, rows in enumerate(cohorts)},

@@ -89,7 +89,7 @@ def _refine(before: Tensor, after: Tensor, flow: Tensor | None) -> Tensor:
 
 
 def _window(values: Tensor) -> Tensor:
-    """Local means, twice, of `(N, C, H, W)`. Products with banded matrices: pooling took a dozen times as long on a CPU."""
+    """Local means, twice, of `(N, C, H, W)`, by banded matrices: pooling took a dozen times as long on a CPU."""
     height, width = values.shape[-2:]
     return _twice(height, values) @ (values @ _twice(width, values))
 
