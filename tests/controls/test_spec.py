@@ -54,6 +54,8 @@ def test_what_a_table_leaves_out_is_the_budget_of_the_study(least: Path) -> None
         (["labels=[40,20,80]"], "labels: [40, 20, 80] must rise"),
         (["labels=[20,20,80]"], "labels: [20, 20, 80] must rise"),
         (["labels=[]", "finetuned.labels=[]"], "labels: at least one number"),
+        (["doses=[0,1.5]"], "doses: [0.0, 1.5] must be different numbers from 0 to 1"),
+        (["doses=[0.5,0.5]"], "doses: [0.5, 0.5] must be different numbers from 0 to 1"),
         (["labels=[3,80]"], "labels: at least one number, and none below 4"),
         (["head_cohorts=1", "finetuned.cohorts=1"], "two at least in each tier"),
         (["head_cohorts=4"], "finetuned: its cohorts and labels are among those of the tier head"),

@@ -271,8 +271,11 @@ def test_a_file_without_claims(tmp_path: Path) -> None:
 def test_the_claims_of_this_study_name_arms_of_the_controls() -> None:
     claims = load(REPOSITORY / "experiments" / "claims.yaml")
     from xmkd.controls.arms import ARMS
+    from xmkd.controls.doses import dose_arm
+    from xmkd.controls.spec import load as table
 
-    known = {arm.name for arm in ARMS}
+    doses = table(REPOSITORY / "experiments" / "controls" / "demo.yaml").doses
+    known = {arm.name for arm in ARMS} | {dose_arm(dose).name for dose in doses}
     assert {arm for c in claims.claims for arm in (c.arm, c.against)} <= known
     assert claims.margin == 0.01
     (primary,) = (c for c in claims.claims if c.primary)
