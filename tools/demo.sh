@@ -21,6 +21,7 @@ beside() { # wait for what was started last, and show its end
     grep -E "^(test/|oracle/|ceiling/|operating point|run folder)" $log
 }
 student() { $xmkd fit experiments/distill_pod.yaml trainer.max_epochs=20 "$@"; }
+shown() { tee >(cat >&2); } # tee /dev/stderr would empty the file that stderr may be
 folder() { sed -n "s/^run folder: //p" | tail -n 1; }
 
 $xmkd simulate experiments/cohorts/pod_demo.yaml --out $cohort
@@ -29,7 +30,7 @@ echo "beside the folds of the teacher the MRI student is pre-trained ($log)"
 $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@" > $log 2>&1 &
 # Distillation needs scores of patients whom the scoring model was not fitted on.
 scores=$($xmkd crossval experiments/teacher_pod.yaml data.folds=2 "data.streams.tvus.where.split=[train,val]" "$@" |
-    tee /dev/stderr | folder)
+    shown | folder)
 beside
 
 echo "the student is distilled, and then from scores drawn from curves fitted to the teacher's; beside it one is trained"
@@ -38,8 +39,8 @@ echo "on labels alone, and a teacher of all patients ($log)"
     student method.alpha=0 method.epoch_offset=1 method.teacher=none "$@"
     $xmkd fit experiments/teacher_pod.yaml "$@"
 } > $log 2>&1 &
-distilled=$(student "method.teacher=$scores" "$@" | tee /dev/stderr | folder)
-surrogate=$(student "method.teacher=$scores" method.pairing=surrogate "$@" | tee /dev/stderr | folder)
+distilled=$(student "method.teacher=$scores" "$@" | shown | folder)
+surrogate=$(student "method.teacher=$scores" method.pairing=surrogate "$@" | shown | folder)
 beside
 supervised=$(grep -m 1 "^run folder" $log | folder) # the first of the two
 
