@@ -133,16 +133,21 @@ def test_doses_are_drawn_at_their_agreement_with_a_line_per_budget(
     level = [0.6, 0.7, 0.9]
     arms = {"dose_1": 0.3, "surrogate": 0.0, "dose_0": 0.1, "oracle_pair": 0.2, "full": 0.5}
     values = {arm: [value + gain for value in level] for arm, gain in arms.items()}
-    table = pd.concat([rows(values, tier=tier, labels=n) for tier in ("signs", "head") for n in (20, 80)])
+    table = pd.concat([rows(values, tier="signs", labels=n) for n in (20, 80)])
+    without = {arm: value for arm, value in values.items() if not arm.startswith("dose")}
+    table = pd.concat([table, rows(without, tier="signs", rho=0.0), rows(without, tier="head")])
     follows = {"oracle_pair": {"negatives": 0.1, "positives": 0.3}, "dose_0": {"a": 0.0}, "dose_1": {"a": 1.0}}
     draw_doses(table, follows, tmp_path / "doses.png")
     (axis,) = plt.gcf().axes
-    drawn = [(line.get_xdata(), line.get_ydata()) for line in axis.lines if line.get_marker() in ("o", "x")]
+    lines = [line for line in axis.lines if line.get_marker() in ("o", "x")]
+    drawn = [[np.asarray(values).tolist() for values in line.get_data()] for line in lines]
     assert len(drawn) == 2 * 2, "doses and true pairs, at two budgets"
     for (doses_x, doses_y), (pair_x, pair_y) in (drawn[:2], drawn[2:]):
-        assert (list(doses_x), list(pair_x)) == ([0, 1], [0.2])
+        assert [*doses_x, *pair_x] == pytest.approx([0, 1, 0.2], abs=0.02)
         assert [*doses_y, *pair_y] == pytest.approx([0.1, 0.3, 0.2])
-    assert [entry.get_text() for entry in axis.get_legend().get_texts()] == ["20 labelled MRI", "80 labelled MRI"]
+    legend = axis.get_legend()
+    assert legend is not None
+    assert [entry.get_text() for entry in legend.get_texts()] == ["20 labelled MRI", "80 labelled MRI"]
     assert text(table).splitlines()[-2].startswith("dose_1")
 
     draw_doses(table[~table["arm"].str.startswith("dose")], follows, tmp_path / "none.png")

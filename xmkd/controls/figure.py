@@ -30,6 +30,7 @@ STYLE: dict[str, tuple[str, str, float]] = {
 LABELS = ("#009E73", "#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00")
 """Of numbers of labels."""
 BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
+APART = 0.01  # of correlations
 
 
 def draw(table: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], path: Path) -> None:
@@ -72,18 +73,23 @@ def draw_doses(
         other: The arm that the others are compared with.
     """
     agreement = {arm: sum(by_class.values()) / len(by_class) for arm, by_class in follows.items()}
-    found = gains(table[(table["tier"] == "signs") & table["arm"].isin([other, *agreement])], other)
+    given = table["arm"].str.startswith(DOSE)
+    if not given.any():
+        return
+    where = table["tier"].isin(table["tier"][given]) & table["rho"].isin(table["rho"][given])
+    found = gains(table[where & table["arm"].isin([other, *agreement])], other)
     found = found.assign(agreement=found["arm"].map(agreement)).sort_values("agreement")
     dosed = found["arm"].str.startswith(DOSE)
-    if not dosed.any():
-        return
     figure, axis = _plot().subplots(figsize=(7.0, 4.5), layout="constrained")
-    for shade, (labels, rows) in zip(LABELS, found.groupby("labels"), strict=False):
+    for place, (labels, rows) in enumerate(found.groupby("labels")):
+        shade, shift = LABELS[place % len(LABELS)], APART * (place - (found["labels"].nunique() - 1) / 2)
         for those, mark in ((dosed, "o-"), (~dosed, "x")):
             one = rows[those.loc[rows.index]]
             errors = [one["mean"] - one["low"], one["high"] - one["mean"]]
             name = f"{labels} labelled MRI" if mark == "o-" else None
-            axis.errorbar(one["agreement"], one["mean"], errors, fmt=mark, color=shade, ms=6, capsize=2, label=name)
+            axis.errorbar(
+                one["agreement"] + shift, one["mean"], errors, fmt=mark, color=shade, ms=6, capsize=2, label=name
+            )
     axis.axhline(0, color="grey", ls=":", lw=1)
     axis.set_xlabel("rank correlation of paired targets with what the images show, given the label\n(x: the teacher's)")
     axis.set_ylabel(f"AUROC minus that of {other}")

@@ -34,7 +34,7 @@ class MotionMaps(nn.Module):
         with torch.autocast(clip.device.type, enabled=False):
             frames = clip[:, 0].float()  # (B, T, H, W)
             # One clip's intermediate pictures fit into a processor's cache, those of a batch do not.
-            parts = frames.split(1) if frames.device.type == "cpu" else [frames]
+            parts = torch.split(frames, 1) if frames.device.type == "cpu" else [frames]
             return torch.cat([_maps(part) for part in parts])
 
 
