@@ -49,4 +49,4 @@ distill: setup ## Distil the newest cross-validated teacher of experiments/teach
 
 distill-controls: setup ## Every arm that tells transfer from regularisation, and the claims (about three hours on 2 cores)
 	@set -o pipefail; $(XMKD) controls experiments/controls/demo.yaml $(OVERRIDES) | tee >(cat >&2) | \
-		sed -n 's/^table: //p' | xargs $(XMKD) compare --claims experiments/claims.yaml
+		sed -n 's/^table: //p' | xargs -r $(XMKD) compare --claims experiments/claims.yaml

@@ -12,7 +12,10 @@ log=runs/demo.log
 export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + 1) / 2))
 stop() { # what still runs beside this script, when it ends early
     local job
-    for job in $(jobs -p); do pkill -P "$job" || true; done
+    for job in $(jobs -p); do
+        pkill -P "$job" || true
+        kill "$job" || true
+    done
 } 2>/dev/null
 trap stop EXIT
 trap 'exit 130' INT TERM
@@ -31,6 +34,7 @@ $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@" > $log 2>&1 &
 # Distillation needs scores of patients whom the scoring model was not fitted on.
 scores=$($xmkd crossval experiments/teacher_pod.yaml data.folds=2 "data.streams.tvus.where.split=[train,val]" "$@" |
     shown | folder)
+echo "beside it: pre-training"
 beside
 
 echo "the student is distilled, and then from scores drawn from curves fitted to the teacher's; beside it one is trained"
@@ -41,6 +45,7 @@ echo "on labels alone, and a teacher of all patients ($log)"
 } > $log 2>&1 &
 distilled=$(student "method.teacher=$scores" "$@" | shown | folder)
 surrogate=$(student "method.teacher=$scores" method.pairing=surrogate "$@" | shown | folder)
+echo "beside it: the student on labels alone, then the teacher"
 beside
 supervised=$(grep -m 1 "^run folder" $log | folder) # the first of the two
 

@@ -53,6 +53,8 @@ def test_a_table_from_nothing_is_complete_and_is_gone_on_with(cli: Cli, tmp_path
     cells = table.groupby(["tier", "labels"])["arm"].value_counts().to_dict()
     heads = {("head", labels, arm.name): 2 for labels in (4, 8) for arm in ARMS}
     heads |= {("signs", labels, arm.name): 2 for labels in (4, 8) for arm in ARMS if arm.encoder == "mae"}
+    heads |= {("signs", labels, dose): 2 for labels in (4, 8) for dose in ("dose_0", "dose_1")}
+    assert {path.name for path in folder.glob("*.png")} == {"auroc.png", "gains.png", "doses.png"}
     assert cells == heads | {("finetuned", 8, arm): 2 for arm in TUNED}
     check_scores(folder)
     check_features(folder)
@@ -60,6 +62,7 @@ def test_a_table_from_nothing_is_complete_and_is_gone_on_with(cli: Cli, tmp_path
     assert re.match(r"Rho 0.6: rank correlation .+, given the label: oracle_pair -?0\.\d\d \(\w+\)", said)
     assert said.count("| minus surrogate |") == 2, "no surrogate is fine-tuned in this table"
     assert said.count("| minus ptm |") == 3
+    assert said.count("| minus dose_0 |") == 1
 
     results, models = (folder / "results.csv").read_bytes(), trained(tmp_path / "runs")
     assert len({Path(name).parts[:2] for name in models}) == 1 + 1 + 2 * len(TUNED), "teacher, auto-encoder, students"

@@ -17,7 +17,7 @@ from xmkd.controls.doses import dose_arm, dose_names, dosed
 from xmkd.controls.heads import HeadSettings, fit_heads
 from xmkd.errors import ConfigError
 
-SIZE = 4000
+SIZE = 200_000  # the formula differs from the dose itself by 0.018 at most
 GENERATOR = torch.Generator().manual_seed(0)
 LABEL = (torch.rand(SIZE, generator=GENERATOR) < 0.3).long()
 SHOWN = 2 * LABEL + torch.randn(SIZE, generator=GENERATOR)
@@ -29,21 +29,19 @@ def targets(dose: float, rows: torch.Tensor | slice = slice(None)) -> torch.Tens
     return dosed(dose, SHOWN[rows], LABEL[rows], IDS[rows], SCORES, CLASSES)
 
 
-@pytest.mark.parametrize("dose", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("dose", [0.0, 0.3, 0.6, 1.0])
 def test_the_agreement_is_the_one_that_was_asked_for(dose: float) -> None:
     found = targets(dose)
     for k in (0, 1):
         here = k == LABEL
         rank = stats.spearmanr(found[here], SHOWN[here]).statistic
-        assert rank == pytest.approx(6 / math.pi * math.asin(dose / 2), abs=0.05)
-    if dose == 1:
-        assert rank == pytest.approx(1)
+        assert rank == pytest.approx(6 / math.pi * math.asin(dose / 2), abs=1e-9 if dose == 1 else 0.006)
 
 
 def test_doses_differ_in_order_alone() -> None:
     for k in (0, 1):
         first, second = (targets(dose)[k == LABEL].sort().values for dose in (0.0, 0.9))
-        assert torch.equal(first, second)
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=0)  # two of one lot share a place
         own = SCORES[k == CLASSES]
         assert float(own.min()) <= float(first.min()) < float(first.max()) <= float(own.max())
         assert float(first.median()) == pytest.approx(float(own.double().quantile(0.5)), abs=0.01)

@@ -150,5 +150,7 @@ def test_doses_are_drawn_at_their_agreement_with_a_line_per_budget(
     assert [entry.get_text() for entry in legend.get_texts()] == ["20 labelled MRI", "80 labelled MRI"]
     assert text(table).splitlines()[-2].startswith("dose_1")
 
-    draw_doses(table[~table["arm"].str.startswith("dose")], follows, tmp_path / "none.png")
+    assert axis.get_title() == "signs, rho 0.6 (3 training cohorts)"
     assert [p.name for p in tmp_path.iterdir()] == ["doses.png"]
+    draw_doses(table[~table["arm"].str.startswith("dose")], follows, tmp_path / "doses.png")
+    assert not list(tmp_path.iterdir()), "doses of another table would be left"

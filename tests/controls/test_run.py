@@ -86,6 +86,10 @@ def test_smaller_budgets_are_the_first_patients_of_larger_ones_and_cohorts_share
     assert seen == set(range(spec.head_cohorts * labels[-1]))
 
 
+def test_doses_are_arms_of_the_first_cohort_alone(spec: ControlsSpec) -> None:
+    assert [module.doses_of(spec, number) for number in range(3)] == [[0.0, 1.0], [], []]
+
+
 def test_every_training_cohort_of_the_study_has_both_classes_and_the_same_prevalence() -> None:
     spec = specs.load(REPOSITORY / "experiments" / "controls" / "demo.yaml")
     plan = cohorts.load(REPOSITORY / spec.cohorts[0])

@@ -125,6 +125,18 @@ def test_other_settings_or_data_do_not_go_on_with_a_table(tmp_path: Path, data: 
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(("arm", "named"), [("oracle_pair", "teacher"), ("dose_1", "own targets of dose_1")])
+def test_other_targets_of_ones_own_do_not_go_on_with_a_table(tmp_path: Path, data: Data, arm: str, named: str) -> None:
+    pool, cohorts, test = data
+    pairs = pool.own["oracle_pair"]
+    pool = replace(pool, own={"oracle_pair": pairs, "dose_1": pairs.sqrt()})
+    arms = [Arm(name, pairing="oracle_pair") for name in pool.own]
+    run(tmp_path, (pool, cohorts, test), arms)
+    other = replace(pool, own={**pool.own, arm: pool.own[arm] / 2})
+    with pytest.raises(RunError, match=f": {named} changed"):
+        run(tmp_path, (other, cohorts, test), arms)
+
+
 def test_values_survive_the_file(tmp_path: Path) -> None:
     label, scores = np.array([0, 1, 0, 1, 1, 0, 1]), np.arange(7, dtype=np.float32) / 7
     table, setting = ControlTable(tmp_path), Setting("finetuned", 0.0, 80)

@@ -1,10 +1,11 @@
 """How much must a paired score tell of the student's own image before a table shows it? Targets of a chosen agreement.
 
 `oracle_pair` asks what the pairs of one teacher transfer. Where it gains nothing, that teacher may tell too little, or
-the table may be blind. A dose tells the two apart: within a class its targets are the teacher's very scores, handed to
-the students in an order that agrees with what their images show by a correlation r. So doses differ in the order of
-their targets alone: dose 0 hands them out by lot, once for all, and dose 1 by the images themselves. No real teacher
-could give them, since the order is made from the truth about the students' own images.
+the table may be blind. A dose tells the two apart: within a class its targets are quantiles of the teacher's scores,
+handed to the students in an order that agrees with what their images show by a correlation r. So doses differ in the
+order of their targets alone: dose 0 hands them out by lot, once for all, and dose 1 by the images themselves. No real
+teacher could give them. The order is made from the truth, by weights that were fitted to the labels of the whole pool
+and not of one training cohort: what a dose gains is an upper bound.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ STYLE: dict[str, tuple[str, str, float]] = {
     "self_distillation": ("#009E73", "--", 1.2),
     "oracle_pair": ("#009E73", "-", 2.2),
 }
-LABELS = ("#009E73", "#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00")
+COLOURS = ("#009E73", "#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00")
 """Of numbers of labels."""
 BESIDE, MARGIN = 1.025, 1.4  # of numbers of labels, whose axis is logarithmic
 APART = 0.01  # of correlations
@@ -64,7 +64,7 @@ def draw_doses(
 ) -> None:
     """Draw what paired targets gain over another arm against how far they follow the images, a line per budget.
 
-    The pairs of the real teacher are drawn as crosses, at their own agreement; nothing is drawn without doses.
+    The pairs of the real teacher are drawn as crosses, at their own agreement. Without doses no file is left.
 
     Args:
         table: Columns of results.csv.
@@ -73,16 +73,18 @@ def draw_doses(
         other: The arm that the others are compared with.
     """
     agreement = {arm: sum(by_class.values()) / len(by_class) for arm, by_class in follows.items()}
-    given = table["arm"].str.startswith(DOSE)
-    if not given.any():
+    given = table[table["arm"].str.startswith(DOSE)]
+    if given.empty:
+        path.unlink(missing_ok=True)
         return
-    where = table["tier"].isin(table["tier"][given]) & table["rho"].isin(table["rho"][given])
-    found = gains(table[where & table["arm"].isin([other, *agreement])], other)
+    tier, rho = given[["tier", "rho"]].iloc[0]
+    there = (table["tier"] == tier) & (table["rho"] == rho) & table["arm"].isin([other, *agreement])
+    found = gains(table[there], other)
     found = found.assign(agreement=found["arm"].map(agreement)).sort_values("agreement")
     dosed = found["arm"].str.startswith(DOSE)
     figure, axis = _plot().subplots(figsize=(7.0, 4.5), layout="constrained")
-    for place, (labels, rows) in enumerate(found.groupby("labels")):
-        shade, shift = LABELS[place % len(LABELS)], APART * (place - (found["labels"].nunique() - 1) / 2)
+    for number, (labels, rows) in enumerate(found.groupby("labels")):
+        shade, shift = COLOURS[number % len(COLOURS)], APART * (number - (found["labels"].nunique() - 1) / 2)
         for those, mark in ((dosed, "o-"), (~dosed, "x")):
             one = rows[those.loc[rows.index]]
             errors = [one["mean"] - one["low"], one["high"] - one["mean"]]
@@ -93,9 +95,15 @@ def draw_doses(
     axis.axhline(0, color="grey", ls=":", lw=1)
     axis.set_xlabel("rank correlation of paired targets with what the images show, given the label\n(x: the teacher's)")
     axis.set_ylabel(f"AUROC minus that of {other}")
-    axis.set_title(f"signs, {int(found['cohorts'].max())} training cohorts")
+    axis.set_title(_title(tier, rho, found))
     axis.legend(fontsize=9)
     _save(figure, path)
+
+
+def _title(tier: str, rho: float, rows: pd.DataFrame) -> str:
+    fewest, most = int(rows["cohorts"].min()), int(rows["cohorts"].max())
+    counted = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{tier}, rho {rho:g} ({counted} training cohorts)"
 
 
 def _plot() -> Any:
@@ -148,9 +156,7 @@ def _draw(found: pd.DataFrame, limits: Mapping[float, Mapping[str, float]], quan
         axis.set_xlim(ticks[0] / MARGIN, ticks[-1] * MARGIN)
         axis.minorticks_off()
         axis.set_xlabel("labelled MRI")
-        fewest, most = int(rows["cohorts"].min()), int(rows["cohorts"].max())
-        counted = f"{most}" if fewest == most else f"{fewest} to {most}"
-        axis.set_title(f"{tier}, rho {rho:g} ({counted} training cohorts)")
+        axis.set_title(_title(tier, rho, rows))
     for line in axes:
         line[0].set_ylabel(quantity)
     for axis in axes.flat:

@@ -1,4 +1,4 @@
-"""The table of the controls for a document: every arm at every budget, then what it gains over two of the others.
+"""The table of the controls for a document: every arm at every budget, then what it gains over some of the others.
 
 The intervals of a single arm hold the spread between training cohorts, which all arms share. Two arms are compared by
 their differences on the same cohorts, so two intervals of the first table may overlap where the difference is clear.
@@ -18,7 +18,7 @@ from xmkd.controls.summary import LEVEL, difference, means, panels
 from xmkd.evaluation.replicates import CohortDifference
 from xmkd.files import in_one_step
 
-BASELINES = ("surrogate", "ptm")
+BASELINES = ("surrogate", "ptm", "dose_0")
 
 
 def write(

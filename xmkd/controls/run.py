@@ -85,7 +85,7 @@ def run(spec: ControlsSpec) -> Path:
             _tell_teacher(shared.teacher)
         pool, test = (stages.samples(spec, cohort, shared.mae, side) for side in ("train", "test"))
         _check_pool(spec, pool, cohort)
-        doses = [] if number else spec.doses
+        doses = doses_of(spec, number)
         looks = stages.shown(cohort, pool)
         targets = _targets(shared, stages.paired_scores(spec, cohort, shared.teacher), pool, looks, doses)
         follows = {name: stages.agreement(looks, own.numpy(), pool.label) for name, own in targets.own.items()}
@@ -98,11 +98,16 @@ def run(spec: ControlsSpec) -> Path:
         table.bundle(test.label, test.patient_id)  # what is there can be looked at before the next rho is
         draw(table.rows(), limits, spec.table / "auroc.png")
         draw_gains(table.rows(), spec.table / "gains.png")
-        if number == 0:
+        if doses:
             draw_doses(table.rows(), follows, spec.table / "doses.png")
         write(table.rows(), limits, len(test.label), spec.table / "table.md", notes)
     print(text(table.rows()))
     return spec.table
+
+
+def doses_of(spec: ControlsSpec, number: int) -> list[float]:
+    """The doses of a cohort's tier `signs`: they are made of what MRI show, so one rho is enough."""
+    return spec.doses if number == 0 else []
 
 
 def members(spec: ControlsSpec, cohort: int, labels: int) -> slice:
@@ -274,7 +279,7 @@ def _told(cohort: Simulated, follows: Mapping[str, Mapping[str, float]]) -> str:
         f"{arm} " + ", ".join(f"{correlation:.2f} ({name})" for name, correlation in by_class.items())
         for arm, by_class in follows.items()
     )
-    note = f"rank correlation of the own targets with the signs on MRI, given the label: {said}"
+    note = f"rank correlation of each patient's own targets with the signs on her MRI, given the label: {said}"
     print(f"rho {cohort.spec.rho:g}: {note}", flush=True)
     return note
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from xmkd import settings
 from xmkd.binding import bind, nearest
 from xmkd.controls.arms import ARMS
+from xmkd.controls.doses import dose_arm
 from xmkd.controls.heads import HeadSettings
 from xmkd.errors import ConfigError
 
@@ -55,8 +56,8 @@ class ControlsSpec:
         teacher: The ultrasound teacher, cross-validated.
         mae: The masked auto-encoder.
         student: The student that the tier `finetuned` trains; its stream also says how MRI are read for the heads.
-        labels: Numbers of labelled MRI of the tier `head`.
-        head_cohorts: Training cohorts of the tier `head`.
+        labels: Numbers of labelled MRI of the tiers `head` and `signs`.
+        head_cohorts: Training cohorts of these tiers.
         head: Budget of each head.
         doses: Agreements of paired targets with the students' own images (`xmkd.controls.doses`), each an arm of the
             tier `signs` in the first cohort.
@@ -120,8 +121,9 @@ def _contradictions(spec: ControlsSpec) -> list[str]:
     if spec.finetuned.cohorts > spec.head_cohorts or not set(spec.finetuned.labels) <= set(spec.labels):
         problems.append("finetuned: its cohorts and labels are among those of the tier head")
     if "self_distillation" in spec.finetuned.arms:
-        problems.append("finetuned.arms: self_distillation is an arm of the tier head alone")
-    if any(not 0 <= dose <= 1 for dose in spec.doses) or len(set(spec.doses)) < len(spec.doses):
+        problems.append("finetuned.arms: self_distillation is an arm of heads alone")
+    names = {dose_arm(dose).name for dose in spec.doses}
+    if any(not 0 <= dose <= 1 for dose in spec.doses) or len(names) < len(spec.doses):
         problems.append(f"doses: {spec.doses} must be different numbers from 0 to 1")
     if not spec.finetuned.lrs or min(spec.finetuned.lrs) <= 0:
         problems.append("finetuned.lrs: at least one learning rate, and all above 0")

@@ -171,7 +171,7 @@ def shown(cohort: Simulated, found: Samples) -> npt.NDArray[np.float64]:
 
     Args:
         cohort: Where the truth lies.
-        found: Labelled MRI.
+        found: Labelled MRI, all of which the regression is fitted to.
     """
     signs = _signs(cohort, found).astype(np.float64)
     signs = (signs - signs.mean(axis=0)) / np.maximum(signs.std(axis=0), 1e-6)

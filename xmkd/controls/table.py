@@ -36,6 +36,7 @@ COLUMNS = [*TRAINING, "auroc", "lock", "lr", "weight_decay"]
 TYPES = {"tier": str, "rho": float, "labels": int, "arm": str, "cohort": int, "auroc": float, "lock": str}
 TYPES |= {"lr": float, "weight_decay": float}
 PARTS, MADE_FROM, LOCK = "scores", "made_from.json", ".lock"
+PAIRS = "oracle_pair"
 
 
 @dataclass(frozen=True)
@@ -239,11 +240,13 @@ def run_heads(
 
 def _made_from(pool: Pool, cohorts: Sequence[Tensor], test: TestSet, arms: Sequence[Arm]) -> dict[str, object]:
     """All that decides the results but the budget."""
+    paired = [pool.own[PAIRS]] if PAIRS in pool.own else []  # the teacher's scores too
+    others = {name: values for name, values in pool.own.items() if name != PAIRS}
     return {
         "training labels": fingerprint(pool.label, pool.ids),
         "test labels": fingerprint(torch.from_numpy(test.label)),
-        "teacher": fingerprint(pool.teacher_score, pool.teacher_label),
-        **{f"own targets of {name}": fingerprint(values) for name, values in pool.own.items()},
+        "teacher": fingerprint(pool.teacher_score, pool.teacher_label, *paired),
+        **{f"own targets of {name}": fingerprint(values) for name, values in others.items()},
         **{f"features of {name}": fingerprint(pool.features[name], test.features[name]) for name in pool.features},
         **{f"arm {arm.name}": asdict(arm) for arm in arms},
         **{f"cohort {number}": fingerprint(rows) for number, rows in enumerate(cohorts)},
