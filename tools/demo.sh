@@ -21,7 +21,7 @@ trap stop EXIT
 trap 'exit 130' INT TERM
 beside() { # wait for what was started last, and show its end
     wait $! || { tail -n 20 $log >&2; echo "more of it: $log" >&2; exit 1; }
-    grep -E "^(test/|oracle/|ceiling/|operating point|run folder)" $log
+    grep -E "^(val/loss_|test/|oracle/|ceiling/|operating point|run folder)" $log
 }
 student() { $xmkd fit experiments/distill_pod.yaml trainer.max_epochs=20 "$@"; }
 shown() { tee >(cat >&2); } # tee /dev/stderr would empty the file that stderr may be
@@ -29,7 +29,7 @@ folder() { sed -n "s/^run folder: //p" | tail -n 1; }
 
 $xmkd simulate experiments/cohorts/pod_demo.yaml --out $cohort
 
-echo "beside the folds of the teacher the MRI student is pre-trained ($log)"
+echo "the teacher in two folds; beside it the MRI student is pre-trained ($log)"
 $xmkd fit experiments/mae_pod.yaml trainer.max_epochs=40 "$@" > $log 2>&1 &
 # Distillation needs scores of patients whom the scoring model was not fitted on.
 scores=$($xmkd crossval experiments/teacher_pod.yaml data.folds=2 "data.streams.tvus.where.split=[train,val]" "$@" |
@@ -43,11 +43,14 @@ echo "on labels alone, and a teacher of all patients ($log)"
     student method.alpha=0 method.epoch_offset=1 method.teacher=none "$@"
     $xmkd fit experiments/teacher_pod.yaml "$@"
 } > $log 2>&1 &
+echo "the distilled student:"
 distilled=$(student "method.teacher=$scores" "$@" | shown | folder)
+echo "the student of scores drawn from curves:"
 surrogate=$(student "method.teacher=$scores" method.pairing=surrogate "$@" | shown | folder)
 echo "beside it: the student on labels alone, then the teacher"
 beside
 supervised=$(grep -m 1 "^run folder" $log | folder) # the first of the two
 
-echo "distilled against labels alone, and against scores drawn from curves:"
+echo "distilled (${distilled##*/}) against labels alone (${supervised##*/}), and against scores drawn from curves"
+echo "(${surrogate##*/}):"
 $xmkd compare "$distilled" "$supervised" "$surrogate"
