@@ -138,7 +138,7 @@ def test_every_voxel_and_its_organ_come_back_where_they_were(
         image = read(Path(folder) / "series", modality=modality)
         mask = read(Path(folder) / "mask.nii.gz")
         nifti = nibabel.load(Path(folder) / "mask.nii.gz")
-        # A quaternion's first part is sqrt(1 - the others' squares), and these are float32: near 0 it is off by the root
+        # A quaternion starts with sqrt(1 - squares of the others), which are float32: near 0 it is off by the root
         # of their rounding, and the angle by twice as much.
         rounding = 2 * 2**-11.5 * max(spacing)
         np.testing.assert_allclose(nifti.get_qform()[:, 3], nifti.get_sform()[:, 3], atol=TOLERANCE_MM / 10)
