@@ -128,10 +128,25 @@ def test_a_student_says_which_arm_it_is(student: Path, chain: Chain) -> None:
     assert f"AUROC out of fold {area:.3f}" in found.row("Teacher")[1]
     assert chain.mae.name in found.row("Encoder starts")[1]
     assert "no proof that knowledge was transferred" in found.text
+    assert "another mixture of its terms" in found.text
     for title in ("Terms of the loss", "Weight of distillation", "Loss"):
         assert title in found.text
     assert any("from 1.000 to 0.500" in alt for _, alt in found.images)
     assert any("train/l_kd, train/l_ptm" in alt for _, alt in found.images)
+
+
+def test_other_arms_are_told_of_no_partner_and_no_mixture(student: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = Path(shutil.copytree(student, tmp_path / "copy"))
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("pairing: same-class", "pairing: surrogate"))
+    metrics = pd.read_csv(folder / "metrics.csv")
+    metrics.loc[metrics["metric"] == "train/w", "value"] = 0.0
+    metrics.to_csv(folder / "metrics.csv", index=False)
+    assert cli("report", folder).code == 0
+    found = load(folder)
+    assert "Beta distribution" in found.row("Target")[1]
+    assert "no proof that knowledge was transferred" not in found.text
+    assert "another mixture of its terms" not in found.text
 
 
 def test_mistakes_of_volumes_are_three_slices_without_a_map(student: Path) -> None:

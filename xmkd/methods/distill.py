@@ -361,7 +361,9 @@ def _option_problems(settings: DistillSettings) -> list[str]:
             "set method.alpha=0 method.epoch_offset=1)"
         )
     if (settings.own_scores != NONE) != (settings.pairing in OWN):
-        problems.append(f"method.own_scores: given with the pairings {' and '.join(OWN)}, and with no other")
+        problems.append(
+            f"method.own_scores: a predictions CSV, which {' and '.join(OWN)} need and no other pairing uses"
+        )
     for name, top in (("drop_path", 1.0), ("drop_rate", 1.0), ("label_smoothing", 1.0)):
         if not 0 <= getattr(settings, name) < top:
             problems.append(f"method.{name}: {getattr(settings, name)} is not in [0, 1)")

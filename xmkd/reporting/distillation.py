@@ -48,7 +48,7 @@ def arm(evidence: Evidence) -> Section | None:
     rows.append(["Encoder starts", "at random" if settings.mae == NONE else f"from {public(settings.mae)}"])
     rows.append(["Supervised loss", f"cross-entropy, {settings.loss}; smoothing {settings.label_smoothing:g}"])
     section.blocks.append(Table(["", ""], rows, "What this student learnt from.", "config.yaml"))
-    if not settings.supervised_alone and settings.pairing not in ("self", "oracle_pair"):
+    if not settings.supervised_alone and settings.pairing in ("same-class", "any"):
         section.blocks.append(Text(UNPAIRED))
     section.blocks.append(Text("In use the student takes the MRI alone: it holds no teacher and no decoder."))
     return section

@@ -46,7 +46,7 @@ def _losses(evidence: Evidence, parts: list[Evidence]) -> Figure:
     caption = "Training loss (mean over the steps since the last point, on augmented pictures) and validation loss."
     if getattr(evidence.experiment.method, "loss", "plain") != "plain":
         caption += " The training loss is weighted by class, the validation loss is plain, so their levels differ."
-    if any((part.metrics["metric"] == "train/w").any() for part in parts):
+    if any((_curve(part, "train/w")[1] > 0).any() for part in parts):
         caption += " The training loss is another mixture of its terms in each epoch: see them one by one."
     return Figure(drawing.src, "Loss", "Training and validation loss by epoch", caption + _folds(parts), _file(parts))
 
